@@ -1,7 +1,8 @@
 """Every event and item of status as a typed struct: one shape from its source to log, page, metric and live follower.
 
 :mod:`~orchestrator.events.status` is what roles say of themselves to the hub, and it to observers;
-:mod:`~orchestrator.events.learning` is what a training run reports; :mod:`~orchestrator.events.process` is what
+:mod:`~orchestrator.events.learning` is what a training run reports; :mod:`~orchestrator.events.delivery` what
+applications were given; :mod:`~orchestrator.events.process` is what
 processes print, and reads it again; :mod:`~orchestrator.events.common` is for all of them.  A kind has its fields
 here and nowhere else, and none holds a key bit or a model parameter.
 

@@ -1,0 +1,43 @@
+"""What a node's key delivery tells of each request of an application: counts and lengths, never a key or its id.
+
+There may be hundreds in a second, so they are neither printed nor told to the hub: they are told to the process's own
+metrics alone.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+from orchestrator.wire.codec import Message
+from orchestrator.wire.fields import Count, Role
+
+Side: TypeAlias = Literal["master", "slave"]
+"""Of the two ends of a delivery: who asked for fresh keys, or who fetched its copies of them."""
+RefusedFor: TypeAlias = Literal["request", "caller", "short", "quota", "peer", "store"]
+"""Why a request was not granted: it can never be granted as it stands (``request``), this caller may not have it
+(``caller``), too little key is there (``short``), the caller's quota is used up (``quota``), the peer's node was not reached
+in time (``peer``), or the key store failed (``store``)."""
+
+
+class KeysDelivered(Message, frozen=True):
+    """``sae`` was given ``keys`` keys of ``bits`` in all, which it shares with an application at ``peer``'s node.
+
+    ``sae`` is the caller's id from its certificate, one of those that this node serves.
+    """
+
+    sae: str
+    peer: Role
+    keys: Count
+    bits: Count
+    side: Side
+
+
+class KeysRefused(Message, frozen=True):
+    """A request was not granted; ``sae`` is empty for a caller that this node does not serve."""
+
+    sae: str
+    reason: RefusedFor
+    side: Side
+
+
+DeliveryEvent: TypeAlias = KeysDelivered | KeysRefused
