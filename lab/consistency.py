@@ -15,6 +15,7 @@ from drivers import catalogue
 from drivers.catalogue import AddressKind, Row
 from drivers.kinds import PHASE_MODULATOR, PULSE_CARVER, TIME_TAGGER
 from drivers.links.addresses import AddressError, host_meaning, serial_meaning, split_address, visa_meaning
+from lab.key_delivery import delivery_mistakes
 from lab.light_budget import SEPARATION_LIMITS
 from lab.needs import mistakes
 from lab.quantities import UNITS, Plausible, number
@@ -65,6 +66,7 @@ def mistakes_between(testbed: Testbed) -> Iterator[Mistake]:
     yield from _twice(testbed.instruments)
     yield from _serial_numbers(testbed.instruments)
     yield from _cabling(testbed)
+    yield from delivery_mistakes(testbed)
     for role in testbed.keys:
         if role not in testbed.roles():
             yield f"keys.{role}", f"no such role; roles are {', '.join(testbed.roles())}"

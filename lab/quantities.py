@@ -45,6 +45,7 @@ NO_UNIT = Unit("")
 UNITS = {
     "db_per_km": Unit("dB/km"),
     "db_per_s": Unit("dB/s"),
+    "per_s": Unit("1/s"),
     "db": Unit("dB"),
     "hz": Unit("Hz", "", "Hz"),
     "km": Unit("km", "k", "m"),

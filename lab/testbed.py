@@ -19,15 +19,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from lab.alarms.table import AlarmRow, table_with
 from lab.calibration.book import BOOK_FILE, BookError, book_path, calibrated, read_book
 from lab.consistency import Mistake, content_mistakes, mistakes_between
+from lab.key_delivery import Application, KeyDelivery, SaeId
 from lab.light_budget import BACKSCATTER_DB, LATCHING_CPS
 from lab.needs import Server, servers
 from lab.quantities import Plausible, implausible
 from lab.refused import refused
+from lab.sections import NonNegative, Positive, Section
 from orchestrator.durable import replace_file
 from orchestrator.events.status import AlarmName
 from orchestrator.protocols.catalogue import DEFAULT
@@ -38,8 +40,6 @@ AUTO = "auto"
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,30}$")]
 InstrumentName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,40}$")]
 """QCoDeS wants identifiers."""
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
 NotBefore = Annotated[int, Field(ge=0)]
 """A delay: nothing arrives before the trigger that it counts from."""
 Options = dict[str, str | int | float | bool | list[int] | list[float]]
@@ -69,12 +69,6 @@ class UnknownNameError(KeyError):
     def __str__(self) -> str:
         """The message as it is; KeyError would show its ``repr``."""
         return str(self.args[0])
-
-
-class Section(BaseModel):
-    """Base of all sections: strict types, unknown keys refused, immutable."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Hub(Section):
@@ -205,6 +199,7 @@ class User(Section):
     modulator_delays_ps: Annotated[tuple[NotBefore, NotBefore], Plausible(1, 1e9)]
     """From the first sample of a triggered waveform at the modulator to the pulse of slot 0 there: cw, ccw."""
     delivery: str = AUTO  # where this user's learning client reaches the node
+    etsi014: str = AUTO  # HOST:PORT where applications reach the node; auto: a port of its own choice on its machine alone
 
 
 class InstrumentEntry(Section):
@@ -329,6 +324,8 @@ class Testbed(Section):
     alarms: dict[AlarmName, AlarmLimits] = Field(default_factory=dict)
     simulation: Simulation | None = None
     fl: FederatedLearning = FederatedLearning()
+    key_delivery: KeyDelivery = KeyDelivery()
+    sae: dict[SaeId, Application] = Field(default_factory=dict)
     keys: dict[str, Annotated[str, Field(min_length=40, max_length=40)]] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -358,6 +355,10 @@ class Testbed(Section):
         """Phase between the two ways around as a user has found it, or as it was calibrated for all."""
         own_rad = self.user(name).loop_phase_rad
         return self.calibration.loop_phase_rad if own_rad is None else own_rad
+
+    def applications_of(self, user: str) -> tuple[str, ...]:
+        """The SAE ids of the applications that a user's node serves, in the file's order."""
+        return tuple(name for name, entry in self.sae.items() if entry.user == user)
 
     def pairs(self) -> list[tuple[str, str]]:
         """All pairs, each as (first, second) in ring order."""

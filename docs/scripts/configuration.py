@@ -39,7 +39,13 @@ once, each with its place; a number outside its plausible magnitudes is refused 
 A section in double brackets stands as often as there are such things. Values in `calibration.toml` beside the file take the place
 of those in it.
 """
-BOUNDS = {"ge": "at least {}", "gt": "above {}", "le": "at most {}", "lt": "below {}"}
+BOUNDS = {
+    "ge": "at least {}",
+    "gt": "above {}",
+    "le": "at most {}",
+    "lt": "below {}",
+    "multiple_of": "a multiple of {}",
+}
 
 
 def page() -> str:
