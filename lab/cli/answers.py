@@ -21,6 +21,22 @@ class Made(TypedDict):
     uncalibrated: bool
 
 
+class Exported(TypedDict):
+    """A parcel for another machine; ``erased`` are the folders of secrets that went with it."""
+
+    parcel: str
+    roles: list[str]
+    erased: list[str]
+
+
+class Imported(TypedDict):
+    """A parcel that has arrived; ``secrets`` are the folders that came with it."""
+
+    testbed: str
+    roles: list[str]
+    secrets: list[str]
+
+
 class CheckedPair(TypedDict):
     """Losses of both arms in dB; ``refusals`` are why it would make no key."""
 
@@ -32,13 +48,19 @@ class CheckedPair(TypedDict):
 
 
 class Checked(TypedDict):
-    """A testbed file that holds; ``stale`` are calibrated values that nothing should rest on."""
+    """A testbed file that holds; ``stale`` are calibrated values that nothing should rest on.
+
+    ``digest`` of it, and ``digests`` of its sections, are alike on every machine of the ring, ``secrets_here`` the roles whose secrets lie beside it.
+    """
 
     valid: bool
     name: str
     pairs: list[CheckedPair]
     pairs_without_key: list[list[str]]
     stale: list[str]
+    digest: str
+    digests: dict[str, str]
+    secrets_here: list[str]
 
 
 class Parameter(TypedDict):
@@ -285,7 +307,7 @@ ANSWERS: dict[str, tuple[Any, ...]] = {
     "demo": (dict[str, Any],),
     "doctor": (Examined,),
     "down": (Ended,),
-    "init": (Made,),
+    "init": (Made, Exported, Imported),
     "instruments list": (Instruments,),
     "instruments replay": (Replayed,),
     "instruments scan": (Looked,),

@@ -47,6 +47,8 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "init": (
         "qunetlab init bench",
         "qunetlab init bench --template physical-ring-example --host 192.168.1.10",
+        "qunetlab init bench --export alice",
+        "qunetlab init bench --import bench-alice.tar",
     ),
     "instruments list": ("qunetlab instruments bench", "qunetlab instruments bench --owner relay --json"),
     "instruments record": ("qunetlab instruments record laser --out laser.txt --testbed bench --read-only",),

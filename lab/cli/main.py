@@ -123,12 +123,35 @@ def init(
         ),
     ] = None,
     store_key: StoreKeyOption = "file",
+    export: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--export",
+            help="Move what the machine of this role needs out of FOLDER into a parcel; repeatable.",
+        ),
+    ] = None,
+    to: Annotated[
+        Path | None, typer.Option("--to", help="The parcel: a folder or a .tar; default: FOLDER-ROLE.tar.")
+    ] = None,
+    parcel: Annotated[
+        Path | None, typer.Option("--import", help="Take in a parcel on its machine, and destroy it.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Create a testbed folder: testbed file, CURVE keys, initial pair secrets (0600)."""
+    """Create a testbed folder: testbed file, CURVE keys, initial pair secrets (0600); or move a role's part of it."""
     from lab.runs.testbeds.folder import create_folder, source_path
     from lab.runs.testbeds.store_key import StoreKey
 
+    if export or parcel:
+        from lab.cli.parcels import arrive, export_parcel
+
+        if export and parcel:
+            raise ValueError("--export makes a parcel and --import takes one in: give one of them")
+        if export:
+            export_parcel(folder, export, to, as_json)
+        elif parcel:
+            arrive(folder, parcel, as_json)
+        return
     key = StoreKey.parse(store_key)
     passphrase = key.passphrase("every user", confirm=True) if key.is_passphrase else None
     path = create_folder(
@@ -153,15 +176,19 @@ def init(
 
 @app.command()
 def check(testbed: TestbedPath, as_json: Json = False) -> None:
-    """Hold a testbed file against the drivers of its instruments; every mistake is listed with its place."""
+    """Hold a testbed file against the drivers of its instruments, and the secrets beside it against the file; every mistake
+    is listed with its place."""
+    from lab.agreed import agreed_on
     from lab.calibration.book import now, read_book, too_old
     from lab.checking import checked_testbed
     from lab.cli.keyrate import pair_checked
     from lab.runs.testbeds.folder import find_testbed
+    from lab.runs.testbeds.role_secrets import checked_secrets
     from lab.testbed import read_testbed
 
     path = find_testbed(testbed)
     loaded = checked_testbed(path)
+    here = checked_secrets(loaded, path.parent)
     stale = list(too_old(read_book(path, read_testbed(path)), now()))
     checked = [pair_checked(loaded, pair) for pair in loaded.pairs()]
     lines = [f"{loaded.name}: valid; {len(loaded.users)} users, {len(loaded.instruments)} instruments"]
@@ -177,12 +204,21 @@ def check(testbed: TestbedPath, as_json: Json = False) -> None:
     lines.append(
         "remark: a switch may come on in bar, so a station whose node has not run since then may stand in everybody's light"
     )
+    agreed = agreed_on(loaded)
+    if here:
+        lines.append(f"secrets of {', '.join(here)} are here, and whole")
+    lines.append(
+        f"{agreed.digest}: what must be alike on every machine of the ring, release {agreed.release} included"
+    )
     answer = {
         "valid": True,
         "name": loaded.name,
         "pairs": pairs,
         "pairs_without_key": keyless,
         "stale": stale,
+        "digest": agreed.digest,
+        "digests": agreed.testbed,
+        "secrets_here": here,
     }
     show(answer, as_json, "\n".join(lines))
 
