@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Annotated, Any
 
 import msgspec
@@ -74,8 +73,9 @@ def _as_text(listed: dict[str, Any]) -> str:
         ]
     on = listed["on"]
     if on:
-        for_s = max(0.0, time.time() - on["at"])
-        lines.append(f"ON for {for_s:.0f} s: {on['name']}, strength {on['strength']:g}, begun by {on['who']}")
+        lines.append(
+            f"ON for {on['for_s']:.0f} s: {on['name']}, strength {on['strength']:g}, begun by {on['who']}"
+        )
     else:
         lines.append(f"not known which is on: {listed['problem']}" if listed["problem"] else "none is on")
     return "\n".join(lines)

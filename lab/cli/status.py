@@ -17,13 +17,15 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from lab.runs.attacks.seen import AttackSeen, AttackWatch
 from lab.runs.following import view
 from lab.runs.following.document import ItemLine, Said, VerdictLine, document_of
 from lab.runs.following.observer import Heard, Observer, verdict_on
 from lab.runs.following.terminal import can_redraw, columns
 from lab.runs.following.verdict import Verdict, verdict
 from lab.runs.shown import echo, shown
-from lab.runs.testbeds.folder import SECRETS, find_testbed, own_testbed
+from lab.runs.testbeds.folder import SECRETS, STATE, find_testbed, own_testbed
+from lab.runs.testbeds.machine import Machine
 from lab.testbed import load_testbed
 from orchestrator.events.status import LightNow, Readings, RingStatus
 
@@ -47,9 +49,10 @@ def show_status(
         return said.exit_code
     with Observer.connect(testbed, keys, CONNECT_TIMEOUT_S) as observer:
         observer.wait_for_snapshot(SNAPSHOT_PATIENCE_S)
+        attack = AttackWatch(Machine(testbed_path, testbed_path.parent / STATE))
         if watch:
-            show_changes(observer, as_json)
-        echo(json_of(document_of(observer)) if as_json else page(observer))
+            show_changes(observer, as_json, attack=attack.now)
+        echo(json_of(document_of(observer, attack.now())) if as_json else page(observer, attack.now()))
     return 0
 
 
@@ -63,26 +66,39 @@ def json_of(document: msgspec.Struct) -> str:
     return json.dumps(msgspec.to_builtins(document))
 
 
-def page(observer: Observer) -> str:
+def page(observer: Observer, attack: AttackSeen | None = None) -> str:
     """The page for people, as wide as the terminal; 120 characters where there is none."""
-    return view.text(document_of(observer), columns())
+    return view.text(document_of(observer, attack), columns())
 
 
-def show_changes(observer: Observer, as_json: bool, going_on: Callable[[], bool] = lambda: True) -> None:
-    """Until ``going_on`` says no or Ctrl-C: a page that redraws itself on a terminal, lines elsewhere."""
+def show_changes(
+    observer: Observer,
+    as_json: bool,
+    going_on: Callable[[], bool] = lambda: True,
+    attack: Callable[[], AttackSeen | None] = lambda: None,
+) -> None:
+    """Until ``going_on`` says no or Ctrl-C: a page that redraws itself on a terminal, lines elsewhere.
+
+    ``attack`` gives the one that is on.
+    """
     if not as_json and can_redraw():
         with Live(console=Console(), auto_refresh=False) as live:
             while going_on():
                 observer.poll(REDRAW_S)
-                live.update(Text(page(observer)), refresh=True)
+                live.update(Text(page(observer, attack())), refresh=True)
         return
     said: Verdict | None = None
+    attacked = ""
     news = [*observer.heard.values()]
     while going_on():
         told = verdict(observer.facts())
         if said is None or (told.state, told.text) != (said.state, said.text):
             echo(line_of(told, as_json))
             said = told
+        on = attack()
+        if not as_json and (on.told if on else "") != attacked:
+            echo(view.attack_words(on))
+            attacked = on.told if on else ""
         for heard in news:
             _tell(heard, observer, as_json)
         news = observer.poll(REDRAW_S)

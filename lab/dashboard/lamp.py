@@ -54,7 +54,7 @@ class Plan(msgspec.Struct, frozen=True):
 class PairNow(msgspec.Struct, frozen=True):
     """A pair: what the scheduler knows, its latest block and that one's age, its plan, and how long its stock lasts.
 
-    ``unserved_s``: for how long it has lacked key without a stored block.  ``lasts_s``: None while nothing is used.
+    ``unserved_s``: for how long it has lacked key without a stored block, less what it waits for its turn.  ``lasts_s``: None while nothing is used.
     """
 
     pair: PairStatus

@@ -15,8 +15,8 @@ key                           value
 ``plan/FIRST/SECOND``         the plan of a pair and its curve (:mod:`lab.runs.planned`)
 ``calibration/OWNER/NAME``    a calibrated value (:mod:`lab.dashboard.calibrated`)
 ``calibration-missing``       steps without values, and ``calibration-page`` the address of the page of all findings
-``attacks``, ``attack``       of a simulated ring: those there are, and the one that is on (AttackShown; its name is empty
-                              for none)
+``attacks``, ``attack``       of a simulated ring: those there are, and the one that is on, since it is (AttackShown; its name is
+                              empty for none)
 ``machine``                   disk, memory and load of this machine
 ============================  =========================================================================================
 """
@@ -144,7 +144,9 @@ class MachineWatch:
         except ControlError:
             self._board.drop("attack")
             raise
-        self._board.put("attack", shown, at_s=time.monotonic())
+        began_s = time.monotonic() - shown.pop("for_s")
+        if self._board.get("attack") != shown:
+            self._board.put("attack", shown, at_s=began_s)
 
     def read_interlocks(self) -> None:
         """Of each role that owns instruments and has its folder here."""

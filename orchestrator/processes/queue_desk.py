@@ -94,8 +94,8 @@ class QueueDesk:
                 running = [entry.number for entry in queue.entries if entry.state == "running"]
                 queue.hold(who, number)
                 return Done(f"{_named(number)} held{_what_follows(number, running)}")
-            case ResumeQueue(who, pair=pair) if pair is not None:
-                self._suspensions.resume(who, pair)
+            case ResumeQueue(who, pair=pair, since=since) if pair is not None:
+                self._suspensions.resume(who, pair, since)
                 self._schedule.again_at_once(pair)
                 return Done(f"{pair_name(pair)} makes key again")
             case ResumeQueue(who, number):

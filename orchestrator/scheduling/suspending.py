@@ -82,10 +82,15 @@ class Suspensions:
             self._known.pop(pair)
             self._write(pair)
 
-    def resume(self, who: str, pair: Pair) -> None:
-        """An operator lets a pair make key again; what is queued for it stays.  QueueError for one that may."""
+    def resume(self, who: str, pair: Pair, since: float | None = None) -> None:
+        """An operator lets a pair make key again; what is queued for it stays.
+
+        QueueError for one that may, and for one that was suspended before ``since`` (wall clock).
+        """
         if self.why(pair) == "":
             raise QueueError(f"{pair_name(pair)} is not suspended")
+        if since is not None and self._known[pair].at < since:
+            raise QueueError(f"{pair_name(pair)} was suspended before")
         self._known.pop(pair)
         self._write(pair, who, f"resumes {pair_name(pair)}, which was suspended")
 

@@ -35,12 +35,12 @@ class ShowAttack(Message, frozen=True):
 
 
 class AttackShown(Message, frozen=True):
-    """``name``: the attack that is on, empty for none; ``at``: since when, seconds of the wall clock, for people."""
+    """``name``: the attack that is on, empty for none, for ``for_s`` by the clock of whoever carries it."""
 
     name: str
     strength: float = 0.0
     who: str = ""
-    at: float = 0.0
+    for_s: float = 0.0
 
 
 AttackRequest: TypeAlias = BeginAttack | EndAttack | ShowAttack

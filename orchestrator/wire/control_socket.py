@@ -51,6 +51,10 @@ class ControlRefusedError(Exception):
     """The process did not do what it was asked; the text is its own."""
 
 
+class _NothingAskedError(WireError):
+    """The other end connected and went: it only wanted to know whether anybody listens."""
+
+
 # -- what may be asked ---------------------------------------------------------------------------------
 
 
@@ -310,6 +314,8 @@ class ControlSocket:
             connection.settimeout(self._patience_s)
             try:
                 _send(connection, self._answer(connection))
+            except _NothingAskedError:
+                return
             except (OSError, WireError) as error:
                 logger.info("a request on %s failed: %s", self._path, error)
 
@@ -426,7 +432,10 @@ def _send(connection: socket.socket, message: Message) -> None:
 
 
 def _receive(connection: socket.socket, type_: Any) -> Any:
-    length = int.from_bytes(_read(connection, 4), "big")
+    first = connection.recv(1)
+    if not first:
+        raise _NothingAskedError("the other end closed the connection without a message")
+    length = int.from_bytes(first + _read(connection, 3), "big")
     if length > LARGEST:
         raise WireError(f"a message of {length} bytes, at most {LARGEST} are taken")
     return decode(_read(connection, length), type_)

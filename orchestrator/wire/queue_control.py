@@ -54,11 +54,15 @@ class HoldQueue(Message, frozen=True):
 
 
 class ResumeQueue(Message, frozen=True):
-    """Go on, with one entry, with a ``pair`` that is suspended, or with all."""
+    """Go on, with one entry, with a ``pair`` that is suspended, or with all.
+
+    ``since`` (wall clock): a pair that was suspended before stays so.
+    """
 
     who: Who
     number: Number | None = None
     pair: PairNames | None = None
+    since: float | None = None
 
 
 class AbortEntry(Message, frozen=True):

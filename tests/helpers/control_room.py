@@ -120,10 +120,6 @@ def readings_of_machine(machine: Machine) -> Iterator[tuple[str, object]]:
     """What this machine's sockets and files would tell."""
     yield "queue", {**msgspec.to_builtins(queue_shown()), "left_off": 7}
     yield "attacks", attack_range.rows()
-    yield (
-        "attack",
-        {"name": "tap", "strength": 30.0, "who": "<script>alert(1)</script>", "at": time.time() - 60},
-    )
     yield "calibration-page", "/pages/calibration"
     yield (
         "calibration-missing",
@@ -217,6 +213,8 @@ def filled(board: Board, machine: Machine, series: Series | None = None) -> Watc
         hear(watch, role, item)
     for key, value in readings_of_machine(machine):
         board.put(key, value)
+    attack = {"name": "tap", "strength": 30.0, "who": "<script>alert(1)</script>"}
+    board.put("attack", attack, at_s=time.monotonic() - 60.0)
     board.put("link", "")
     beat(board)
     return watch

@@ -13,8 +13,11 @@ import pytest
 from lit_ring import lit
 
 from lab.runs.attacks.carrying import SIMULATOR, LightAttacks
+from lab.runs.attacks.control import begin
+from lab.runs.attacks.seen import AttackWatch
 from lab.runs.testbeds.folder import DEFAULT_TESTBED, EXAMPLE, create_folder, template_path
-from orchestrator.wire.attack_control import BeginAttack
+from lab.runs.testbeds.machine import Machine
+from orchestrator.wire.attack_control import AttackShown, BeginAttack
 from orchestrator.wire.control_socket import ControlRefusedError, ControlSocket, Done, Failed, ask
 from orchestrator.wire.gate_control import answer_about_gate
 from orchestrator.wire.queue_control import AbortEntry, AddEntry, QueueRow, QueueShown, ResumeQueue, ShowQueue
@@ -93,14 +96,38 @@ def test_what_the_ring_made_of_an_attack_is_undone_at_its_end(qunetlab: Command,
     folder = home / "state" / "orchestrator"
     folder.mkdir(parents=True)
     with simulator(home), ControlSocket(folder, orchestrator):
+        began = time.time()
         qunetlab("attack", str(home), "tap")
         said = qunetlab("attack", str(home), "--stop")
     assert said.returncode == 0, said.stderr
     told = "ResumeQueue done; AbortEntry done; entry 9 measures anew what was calibrated meanwhile: phase\n"
     assert said.stdout.endswith(told)
     assert [each.number for each in heard if isinstance(each, AbortEntry)] == [3]
+    resumed = [each for each in heard if isinstance(each, ResumeQueue)]
+    assert len(resumed) == 6
+    assert all(began - 1 <= (each.since or 0.0) <= began + 30 for each in resumed), (
+        "only what the attack suspended"
+    )
     (anew,) = [each for each in heard if isinstance(each, AddEntry)]
     assert (anew.pairs, anew.steps) == (pairs, ("phase",))
+
+
+def test_status_knows_the_attack_of_a_simulator_here_and_of_no_real_ring(home: Path, tmp_path: Path) -> None:
+    watch = AttackWatch(Machine(home, home / "state"))
+    assert watch.now() is None, "there is no simulator"
+    with simulator(home):
+        begin(Machine(home, None), "tap", 20.0)
+        assert watch.now() is None, "asked a moment ago"
+        seen = AttackWatch(Machine(home, None)).now()
+        assert seen is not None
+        assert (seen.name, seen.told) == ("tap", "Tap on the fibre, 20 % of the light")
+        assert 0.0 <= seen.for_s < 10.0
+    real = create_folder(tmp_path / "real", template_path(EXAMPLE), host="127.0.0.1").parent
+
+    def nobody(*_: object) -> AttackShown:
+        pytest.fail("a real ring is not asked")
+
+    assert AttackWatch(Machine(real, None), nobody).now() is None
 
 
 def test_a_real_ring_has_no_attacks(qunetlab: Command, tmp_path: Path) -> None:

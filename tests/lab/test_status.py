@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from lab.cli.status import json_of, page, show_changes
+from lab.runs.attacks.seen import AttackSeen
 from lab.runs.following import view
 from lab.runs.following.document import Document, ItemLine, VerdictLine, document_of
 from lab.runs.following.observer import Observer, ObserverError
@@ -253,6 +254,29 @@ def test_an_item_of_a_kind_that_is_not_known_is_shown_and_counted(
         ("bob", 3),
     ]
     assert verdict(listening.facts()).state == "idle"
+
+
+ATTACK = AttackSeen("tap", "Tap on the fibre, 30 % of the light", HOSTILE, 12.0)
+
+
+def test_an_attack_that_is_on_stands_under_the_verdict_and_is_told_as_it_begins_and_ends(
+    observed: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    listening = observed(LinkUp(1), *told(*ring()))
+    listening.poll()
+    under = " ".join(page(listening, ATTACK).splitlines()[1:3])
+    assert under.startswith(
+        "SIMULATED ATTACK ON 12 s: Tap on the fibre, 30 % of the light, begun by \\u001b[2J"
+    )
+    assert "ATTACK" not in page(listening)
+    assert json.loads(json_of(document_of(listening, ATTACK)))["attack"]["name"] == "tap"
+    on: Iterator[AttackSeen | None] = iter(
+        [None, ATTACK, msgspec.structs.replace(ATTACK, for_s=13.0), None, None]
+    )
+    going_on = iter([True] * 5 + [False])
+    show_changes(listening, False, lambda: next(going_on), lambda: next(on))
+    lines = [each for each in capsys.readouterr().out.splitlines() if "attack" in each.lower()]
+    assert [each.split(":")[0] for each in lines] == ["SIMULATED ATTACK ON 12 s", "no simulated attack is on"]
 
 
 def schema_text() -> str:

@@ -33,6 +33,7 @@ from orchestrator.wire.control_socket import (
     Revoke,
     ShowKeys,
     ask,
+    listener,
     listens,
 )
 
@@ -161,6 +162,20 @@ def test_a_process_that_stands_still_holds_nobody_up_who_asks_whether_it_listens
         asker = threading.Thread(target=lambda: answers.put(listens(tmp_path)), daemon=True)
         asker.start()
         assert answers.get(timeout=5)
+
+
+def test_who_only_looks_whether_somebody_listens_leaves_no_line_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", control_socket.logger.name)
+    with ControlSocket(tmp_path, Process()):
+        assert listens(tmp_path)
+        assert listener(tmp_path) == os.getpid()
+        assert ask(tmp_path, Revoke("bob")) == Done("done Revoke"), "requests come one after the other"
+        assert caplog.records == []
+        raw(tmp_path, b"\0")
+        ask(tmp_path, Revoke("bob"))
+        assert [record.levelname for record in caplog.records] == ["INFO"], "half a request is worth a line"
 
 
 def raw(folder: Path, data: bytes) -> bytes:

@@ -136,6 +136,15 @@ def test_an_aborted_calibration_leaves_it_suspended_until_an_operator_resumes(wo
     assert len(world.calibrations()) == 1
 
 
+def test_a_pair_that_was_suspended_before_stays_so_for_who_mends_what_came_since(world: World) -> None:
+    world.refuse()
+    with pytest.raises(QueueError, match="alice-bob was suspended before"):
+        world.suspensions.resume("eve", AB, since=1.7e9 + 1)
+    assert world.suspensions.why(AB) != ""
+    world.suspensions.resume("eve", AB, since=1.7e9)
+    assert world.suspensions.why(AB) == ""
+
+
 def test_steps_that_need_hands_say_what_to_do(world: World) -> None:
     world.refuse(("intensity",))
     assert world.calibrations() == []

@@ -66,9 +66,9 @@ export function pairName(first, second) {
 }
 
 // An attack that is on, with its strength and for how long.
-export function attackTold(store, { name, strength, at }) {
+export function attackTold(store, { name, strength }) {
   const known = store.get("attacks")?.find((one) => one.name === name);
-  return `${known?.title ?? name}, ${short(strength)} ${known?.unit ?? ""} ${known?.strength ?? ""}, for ${ago(store.since(at))}`;
+  return `${known?.title ?? name}, ${short(strength)} ${known?.unit ?? ""} ${known?.strength ?? ""}, for ${ago(store.age("attack"))}`;
 }
 
 // Who waits for whose key: pairs that have less than a round takes; where that is not told, what the client said that asked last.

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lab.runs.attacks.places import NONE, SIMULATOR
+from lab.runs.attacks.places import SIMULATOR, OneAttack
 from orchestrator.durable import make_folder
 from orchestrator.wire.attack_control import AttackShown, BeginAttack, EndAttack, ShowAttack
 from orchestrator.wire.control_socket import ControlSocket, Done, Failed, Reply, Request
@@ -34,14 +33,14 @@ class LightAttacks:
     def __init__(self, ring: Ring, real: Sequence[str]) -> None:
         self._ring, self._real = ring, real
         self._lock = threading.Lock()
-        self._on = NONE
+        self._on = OneAttack()
 
     def answer(self, request: Request) -> Reply:
         """Raises ValueError for what cannot be."""
         with self._lock:
             match request:
                 case ShowAttack():
-                    return self._on
+                    return self._on.shown()
                 case BeginAttack():
                     return self._begin(request)
                 case EndAttack(who):
@@ -58,17 +57,18 @@ class LightAttacks:
             return Failed(f"{self._on.name} is on already: end it first")
         strength = attack.checked(asked.strength)
         self._ring.eavesdrop(attack.light(strength))
-        self._on = AttackShown(attack.name, strength, asked.who, time.time())
+        self._on.begin(AttackShown(attack.name, strength, asked.who))
         logger.warning("attack begun by %s: %s", asked.who, attack.told(strength))
         return Done(f"{attack.told(strength)}: on")
 
     def _end(self, who: str) -> Reply:
-        ended, self._on = self._on, NONE
+        ended = self._on.name
+        self._on.end()
         self._ring.eavesdrop(NOBODY)
-        if not ended.name:
+        if not ended:
             return Done("no attack on light was on")
-        logger.warning("attack ended by %s: %s", who, ended.name)
-        return Done(f"{attack_named(ended.name).title}: ended, the ring is honest again")
+        logger.warning("attack ended by %s: %s", who, ended)
+        return Done(f"{attack_named(ended).title}: ended, the ring is honest again")
 
 
 @contextmanager

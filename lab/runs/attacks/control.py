@@ -6,6 +6,7 @@ Refused for every ring that is not simulated, before anybody is asked.
 from __future__ import annotations
 
 import getpass
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
@@ -73,21 +74,23 @@ def begin(machine: Machine, name: str, strength: float | None) -> str:
 def end(machine: Machine) -> str:
     """End whatever is on, and undo what the orchestrator made of it; returns what became of it.  Raises as :func:`begin`."""
     on = attack_on(machine)
+    since = time.time() - on.for_s
     carrier = carrier_of(attack_named(on.name)) if on.name else SIMULATOR
     told: Done = ask(machine.folder(carrier), EndAttack(who()), REPLACING_S)
-    return "; ".join([told.text, *(_put_right(machine, on.at) if on.name else ())])
+    return "; ".join([told.text, *(_put_right(machine, since) if on.name else ())])
 
 
 def _put_right(machine: Machine, since: float) -> Iterator[str]:
-    """Have pairs make key again that were suspended, take out calibrations that were queued for them, and order anew what was
-    calibrated meanwhile: such values hold for a ring under attack.  Only of an orchestrator on this machine.
+    """Have pairs make key again that were suspended under the attack, take out calibrations that were queued for them, and order anew
+    what was calibrated meanwhile: such values hold for a ring under attack.  What was suspended or queued ``since`` then (wall clock,
+    by which the orchestrator dates it), and nothing else; only of an orchestrator on this machine.
     """
     folder = machine.folder(ORCHESTRATOR)
     try:
         queue: QueueShown = ask(folder, ShowQueue(CLOSED), PATIENCE_S)
         for pair in machine.testbed.pairs():
-            with suppress(ControlRefusedError):  # it is not suspended
-                yield ask(folder, ResumeQueue(who(), pair=pair), PATIENCE_S).text
+            with suppress(ControlRefusedError):  # it is not suspended, or was before
+                yield ask(folder, ResumeQueue(who(), pair=pair, since=since), PATIENCE_S).text
         meanwhile = [
             row for row in queue.entries if row.kind == "calibration" and (row.ended_at or since) >= since
         ]

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import logging
 import queue
-import time
 from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lab.runs.attacks.places import LEARNING_SERVER, NONE, UP
+from lab.runs.attacks.places import LEARNING_SERVER, UP, OneAttack
 from lab.runs.attacks.role import MODULE
 from lab.runs.supervising.supervisor import HONEST, ChildError
 from orchestrator.wire.attack_control import AttackShown, BeginAttack, EndAttack, ShowAttack
@@ -34,14 +33,14 @@ class RoleAttacks:
 
     def __init__(self, run: Run) -> None:
         self._run = run
-        self._on = NONE
+        self._on = OneAttack()
         self._asked: queue.Queue[tuple[BeginAttack | EndAttack, Future[Reply]]] = queue.Queue()
 
     def answer(self, request: Request) -> Reply:
         """From the socket's thread; waits until the loop has come to it."""
         match request:
             case ShowAttack():
-                return self._on
+                return self._on.shown()
             case BeginAttack() | EndAttack():
                 answer: Future[Reply] = Future()
                 self._asked.put((request, answer))
@@ -73,9 +72,9 @@ class RoleAttacks:
         if attack.role != LEARNING_SERVER and attack.role not in run.supervisor.children:
             return Failed(f"{attack.role} does not run here")
         strength = attack.checked(asked.strength)
-        on = AttackShown(attack.name, strength, asked.who, time.time())
+        on = AttackShown(attack.name, strength, asked.who)
         self._replace(attack.role, lying(on, run.testbed_path))
-        self._on = on
+        self._on.begin(on)
         logger.warning("attack begun by %s: %s", asked.who, attack.told(strength))
         where = "the next training run's server" if attack.role == LEARNING_SERVER else attack.role
         return Done(f"{attack.told(strength)}: on; {where} lies")
@@ -85,7 +84,7 @@ class RoleAttacks:
             return Done("no attack of a process was on")
         attack = attack_named(self._on.name)
         self._replace(attack.role, HONEST)
-        self._on = NONE
+        self._on.end()
         logger.warning("attack ended by %s: %s", who, attack.name)
         return Done(f"{attack.title}: ended, {attack.role} is honest again")
 

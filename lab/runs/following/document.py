@@ -10,6 +10,7 @@ from typing import Literal, Self, TypeVar
 
 import msgspec
 
+from lab.runs.attacks.seen import AttackSeen
 from lab.runs.following.observer import Heard, Observer
 from lab.runs.following.verdict import Verdict, verdict
 from orchestrator.events.status import (
@@ -80,7 +81,10 @@ class PairRow(msgspec.Struct, frozen=True):
 
 
 class Document(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that was told; ages and times are seconds.  ``lost`` items were sent and never came."""
+    """Everything that was told; ages and times are seconds.  ``lost`` items were sent and never came.
+
+    ``attack`` is on, of a ring that this machine simulates.
+    """
 
     schema: Literal[2] = SCHEMA
     verdict: Said
@@ -90,14 +94,15 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
     lost: int
     pairs: tuple[PairRow, ...]
     items: tuple[ItemRow, ...]
+    attack: AttackSeen | None = None
 
     def said(self, kind: type[T]) -> list[tuple[str, T, float]]:
         """Role, item and age of every item of a kind."""
         return [(row.role, row.data, row.age_s) for row in self.items if isinstance(row.data, kind)]
 
 
-def document_of(observer: Observer) -> Document:
-    """What ``observer`` has heard until now."""
+def document_of(observer: Observer, attack: AttackSeen | None = None) -> Document:
+    """What ``observer`` has heard until now, and the ``attack`` that is on."""
     facts, now_s = observer.facts(), observer.clock()
     return Document(
         verdict=Said.of(verdict(facts)),
@@ -107,6 +112,7 @@ def document_of(observer: Observer) -> Document:
         lost=observer.lost,
         pairs=pair_rows(observer),
         items=tuple(ItemRow.of(each, now_s) for each in observer.heard.values()),
+        attack=attack,
     )
 
 

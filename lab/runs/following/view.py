@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fl.keys.budget import duration
+from lab.runs.attacks.seen import AttackSeen
 from lab.runs.following.document import Document, PairRow
 from lab.runs.following.observer import Heard
 from lab.runs.light_notes import notes_of
@@ -51,7 +52,9 @@ UNITS = "bits; block: of those predicted; rate: per second on the ring, * planne
 
 def text(document: Document, width: int) -> str:
     """The whole page, its tables ``width`` characters wide at most."""
-    parts: list[str] = [shown(document.verdict.line), *textwrap.wrap(_about(document), width), ""]
+    parts: list[str] = [shown(document.verdict.line)]
+    parts += textwrap.wrap(attack_words(document.attack), width) if document.attack else []
+    parts += [*textwrap.wrap(_about(document), width), ""]
     head = [name for name in PAIR_HEAD if width >= NARROW or name not in LEFT_OUT]
     rows_of_pairs = [
         [cell for name, cell in zip(PAIR_HEAD, _pair(row), strict=True) if name in head]
@@ -72,6 +75,13 @@ def _beliefs(document: Document, width: int) -> list[str]:
     """What the keys of the pairs rest on, each thing once."""
     said = (note for row in document.pairs for note in notes_of(row.pair.light, row.pair.monitoring))
     return [line for note in dict.fromkeys(said) for line in textwrap.wrap(note, width)]
+
+
+def attack_words(attack: AttackSeen | None) -> str:
+    """That an attack of the attack range is on, or none any more."""
+    if attack is None:
+        return "no simulated attack is on"
+    return shown(f"SIMULATED ATTACK ON {ago(attack.for_s)}: {attack.told}, begun by {attack.who}")
 
 
 def _about(document: Document) -> str:

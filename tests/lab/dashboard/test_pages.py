@@ -172,7 +172,7 @@ def test_an_attack_that_is_on_stands_on_every_page_and_what_it_does_on_its_own(r
     assert "no key: too few bits" in browser.text("main")
     begin = browser.driver.find_element("css selector", "[aria-label='Attack: Intercept and resend']")
     assert not begin.is_enabled(), "one at a time"
-    room.board.put("attack", {"name": "", "strength": 0.0, "who": "", "at": 0.0})
+    room.board.put("attack", {"name": "", "strength": 0.0, "who": ""})
     browser.wait(lambda: "No attack is on." in browser.text("main"), "its end")
     assert not browser.text("#attacked")
     begin.click()

@@ -25,7 +25,7 @@ export function mount(root, store) {
   function update() {
     const attack = store.get("attack");
     const problem = store.get("problem/attack");
-    if (attack?.name) latest = attack;
+    if (attack?.name) latest = { ...attack, at: store.now() - store.age("attack") };
     say(now, attack?.name ? `ON: ${attackTold(store, attack)}, begun by ${attack.who}.`
       : attack ? "No attack is on." : `Not known which attack is on: ${problem ?? "the simulator has not answered yet"}.`);
     now.dataset.state = attack?.name ? "bad" : "";
@@ -33,10 +33,10 @@ export function mount(root, store) {
     each(rows, store.get("attacks") ?? [], ({ name }) => name, makeRow, (line, one) => {
       line.lastChild.lastChild.disabled = !attack || Boolean(attack.name);
     });
-    const began = latest ? store.since(latest.at) : null;
+    const began = latest ? store.now() - latest.at : null;
     say(since, !latest ? "What happened: no attack was on while this page looked" : `What happened since ${latest.name} began, ${ago(began)} ago${attack?.name ? "" : " (it has ended)"}`);
     each(pairs, latest ? store.get("testbed")?.pairs ?? [] : [], (pair) => pairName(...pair), () => row(COLUMNS.length - 1), (line, pair) => tell(line, outcome(store, pair, began)));
-    const news = latest ? store.under("log/").filter(([, said]) => said.clock >= latest.at && NEWS.includes(said.kind)) : [];
+    const news = latest ? store.under("log/").filter(([, said, age]) => age <= began && NEWS.includes(said.kind)) : [];
     events(happened, news, EVENTS);
   }
   return { update };
