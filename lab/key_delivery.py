@@ -8,8 +8,8 @@ An application is named by its SAE id, which is the common name of its certifica
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
@@ -52,6 +52,27 @@ class Application(Section):
     requests_per_s: NonNegative = 1000.0  # that it may make, on average over a second; 0: as many as it likes
 
 
+def with_applications(data: Mapping[str, Any], applications: Mapping[str, str]) -> dict[str, Any]:
+    """Testbed content with these applications (SAE id -> user) besides its own, and a share of every block for them."""
+    delivery = {"otp_per_1024": SHARE_FOR_APPLICATIONS, **data.get("key_delivery", {})}
+    delivery["otp_per_1024"] = delivery["otp_per_1024"] or SHARE_FOR_APPLICATIONS
+    entries = {name: {"user": user} for name, user in applications.items()}
+    return {**data, "key_delivery": delivery, "sae": {**data.get("sae", {}), **entries}}
+
+
+def applications_named(words: Iterable[str]) -> dict[str, str]:
+    """SAE ids with their users from ``NAME@USER``; ValueError for a word of another form, or a name given twice."""
+    found: dict[str, str] = {}
+    for word in words:
+        name, at, user = word.partition("@")
+        if not (name and at and user):
+            raise ValueError(f"{word!r} is no application: write NAME@USER, such as app1@alice")
+        if name in found:
+            raise ValueError(f"{name} is given twice; an application is served by one user's node")
+        found[name] = user
+    return found
+
+
 def delivery_mistakes(testbed: Testbed) -> Iterator[Mistake]:
     """Checks between both sections and the users."""
     delivery = testbed.key_delivery
@@ -78,6 +99,11 @@ def delivery_mistakes(testbed: Testbed) -> Iterator[Mistake]:
             f"{SHARE_FOR_APPLICATIONS}",
         )
     for index, user in enumerate(testbed.users):
+        if user.name == "authority" or user.name.startswith("sae-"):
+            yield (
+                f"users[{index}].name",
+                f"a user cannot be called {user.name!r}: secrets of others lie in that folder",
+            )
         if user.etsi014 == "auto":
             continue
         try:

@@ -49,6 +49,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "qunetlab init bench --template physical-ring-example --host 192.168.1.10",
         "qunetlab init bench --export alice",
         "qunetlab init bench --import bench-alice.tar",
+        "qunetlab init bench --sae app1@alice --sae app2@bob",
     ),
     "instruments list": ("qunetlab instruments bench", "qunetlab instruments bench --owner relay --json"),
     "instruments record": ("qunetlab instruments record laser --out laser.txt --testbed bench --read-only",),

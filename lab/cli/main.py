@@ -123,6 +123,12 @@ def init(
         ),
     ] = None,
     store_key: StoreKeyOption = "file",
+    sae: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--sae", metavar="NAME@USER", help="Application that draws keys at this user's node; repeatable."
+        ),
+    ] = None,
     export: Annotated[
         list[str] | None,
         typer.Option(
@@ -138,7 +144,8 @@ def init(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Create a testbed folder: testbed file, CURVE keys, initial pair secrets (0600); or move a role's part of it."""
+    """Create a testbed folder: testbed file, CURVE keys, certificates, initial pair secrets (0600); or move a role's part."""
+    from lab.key_delivery import applications_named
     from lab.runs.testbeds.folder import create_folder, source_path
     from lab.runs.testbeds.store_key import StoreKey
 
@@ -163,6 +170,7 @@ def init(
         ring_seed=ring_seed,
         uncalibrated=uncalibrated,
         passphrase=passphrase,
+        applications=applications_named(sae or ()),
     )
     text = f"Created {path}\nSecrets are in {folder / 'secrets'} (0600): carry each role's folder to its machine."
     if uncalibrated:

@@ -4,6 +4,9 @@
 ``secrets/ROLE/curve.*``    the role's CURVE key pair
 ``secrets/USER/store.key``  key-encryption key of the user's key store, or ``store.passphrase`` where it is derived
 ``secrets/USER/initial/PEER.secret``  initial authentication secret of a pair, removed once installed
+``secrets/USER/kme-*.pem``  key and certificate with which the user's node serves applications
+``secrets/sae-NAME/*.pem``  key and certificate of an application, for a rehearsal on one machine
+``secrets/authority``       what signs certificates (:mod:`lab.runs.certificates.authority`); it stays here
 
 Everything under ``secrets`` is 0600 in 0700 folders.  On a bench with several machines each role's folder
 is carried to its own machine and erased here.
@@ -13,11 +16,13 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Mapping
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from lab.key_delivery import with_applications
 from lab.runs.testbeds.another_ring import another_ring
 from lab.runs.testbeds.ring_size import with_users
 from lab.runs.testbeds.store_key import KEY_FILE, PASSPHRASE_FILE
@@ -85,12 +90,14 @@ def create_folder(
     ring_seed: int | None = None,
     uncalibrated: bool = False,
     passphrase: str | None = None,
+    applications: Mapping[str, str] | None = None,
 ) -> Path:
     """Make ``folder`` with a copy of the testbed at ``source``, fresh keys and initial secrets.
 
     With ``passphrase``, every user's key store is sealed with it instead of a ``store.key``.
     With ``users``, for that many of them (:mod:`lab.runs.testbeds.ring_size`).
     With ``ring_seed`` or ``uncalibrated``, for another simulated ring (:mod:`lab.runs.testbeds.another_ring`).
+    With ``applications`` (SAE id -> user), those of the template and these draw keys (:mod:`lab.key_delivery`).
     With ``host``, endpoints that are still ``auto`` get ports from ``port`` on: hub and learning server at
     that host, every node's key delivery at localhost, since node and client share a machine.
 
@@ -111,8 +118,12 @@ def create_folder(
     if uncalibrated or ring_seed is not None:
         data = another_ring(data, source, ring_seed=ring_seed, uncalibrated=uncalibrated)
         testbed = parse_testbed(data, target)
+    if applications:
+        data = with_applications(data, applications)
+        testbed = parse_testbed(data, target)
     if host is not None:
         _fill_endpoints(data, host, port)
+        testbed = parse_testbed(data, target)
     folder.mkdir(parents=True, exist_ok=True)
     make_folder(staging / SECRETS)
     try:
@@ -129,6 +140,8 @@ def create_folder(
 
 def _make_secrets(testbed: Testbed, folder: Path, passphrase: str | None) -> dict[str, str]:
     """Keys of every role and initial secrets of every pair below ``folder``; the public keys by role."""
+    from lab.runs.certificates.here import make_certificates
+    from orchestrator.delivery.certificates import utc_now
     from orchestrator.keystore.pair_secret import SUFFIX, PairSecret
     from orchestrator.keystore.passphrase import create_passphrase
     from orchestrator.wire.curve import generate_keys, write_keys
@@ -149,6 +162,7 @@ def _make_secrets(testbed: Testbed, folder: Path, passphrase: str | None) -> dic
         shared.write(folder / first / "initial" / f"{second}{SUFFIX}", first)
         shared.write(folder / second / "initial" / f"{first}{SUFFIX}", second)
         shared.wipe()
+    make_certificates(testbed, folder, utc_now())
     return public
 
 
@@ -167,6 +181,8 @@ def _fill_endpoints(data: dict[str, Any], host: str, port: int) -> None:
     places = [(data.setdefault("hub", {}), "control", host), (data["hub"], "bulk", host)]
     places.append((data.setdefault("fl", {}), "server", host))
     places += [(user, "delivery", "127.0.0.1") for user in data["users"]]
+    served = {entry["user"] for entry in data.get("sae", {}).values()}
+    places += [(user, "etsi014", "127.0.0.1") for user in data["users"] if user["name"] in served]
     if port + len(places) - 1 > LAST_PORT:
         raise FolderError(
             f"ports from {port} on are too few: {len(places)} endpoints need as many, up to {LAST_PORT} at most; begin "
@@ -174,7 +190,7 @@ def _fill_endpoints(data: dict[str, Any], host: str, port: int) -> None:
         )
     for number, (table, key, where) in enumerate(places):
         if table.get(key, AUTO) == AUTO:
-            table[key] = f"tcp://{where}:{port + number}"
+            table[key] = f"{'' if key == 'etsi014' else 'tcp://'}{where}:{port + number}"
 
 
 def find_testbed(path: Path) -> Path:

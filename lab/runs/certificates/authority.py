@@ -1,0 +1,172 @@
+"""The authority of a testbed: it signs certificates and revokes them, on one machine alone.
+
+``secrets/authority/ca-key.pem``     its private key (0600 in a 0700 folder), which goes with no role to another machine
+``secrets/authority/ca.pem``         its certificate
+``secrets/authority/crl.pem``        the list of revoked certificates, to be copied to every node
+``secrets/authority/issued/*.pem``   every certificate that it signed, by serial number
+
+Whoever can read this folder decides who draws keys.  Nothing else is kept: what was issued, and what is revoked, is read
+from these files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from lab.runs.certificates.making import (
+    hosts_of,
+    key_pem,
+    make_authority,
+    make_certificate,
+    make_key,
+    make_list,
+    pem,
+    revoked_entry,
+)
+from orchestrator.delivery.certificates import (
+    CertificateError,
+    Holder,
+    PublicKey,
+    check_pair,
+    common_name,
+    fingerprint,
+    holders,
+    list_number,
+    numbered,
+    public_key,
+    read_certificate,
+    read_key,
+    read_list,
+)
+from orchestrator.durable import create_file, locked, make_folder, replace_file
+
+FOLDER = "authority"
+KEY_FILE = "ca-key.pem"
+CERTIFICATE_FILE = "ca.pem"
+REVOKED_FILE = "crl.pem"
+ISSUED = "issued"
+
+
+@dataclass(frozen=True)
+class Issued:
+    """A certificate that was signed here; ``revoked`` says since when it is refused."""
+
+    certificate: x509.Certificate
+    name: str
+    holder: Holder
+    revoked: datetime | None
+
+    @property
+    def serial(self) -> int:
+        """Its number."""
+        return self.certificate.serial_number
+
+    @property
+    def until(self) -> datetime:
+        """When it expires."""
+        return self.certificate.not_valid_after_utc
+
+    @property
+    def key(self) -> PublicKey:
+        """Its public key."""
+        return public_key(self.certificate)
+
+    @property
+    def hosts(self) -> list[str]:
+        """Names and addresses in it, its holder's name left out."""
+        return [host for host in hosts_of(self.certificate.extensions) if host != self.name]
+
+    def holds(self, at: datetime) -> bool:
+        """Whether it lets its holder in."""
+        return self.revoked is None and at < self.until
+
+
+class Authority:
+    """An authority whose private key is on this machine."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises CertificateError where there is none, or its files do not fit each other."""
+        self.folder = folder
+        if not (folder / KEY_FILE).exists():
+            raise CertificateError(
+                f"there is no authority in {folder}: certificates are approved, renewed and revoked where its key is (the "
+                "machine of `qunetlab init`); a testbed that never had one gets it with `qunetlab sae authority`"
+            )
+        key = read_key(folder / KEY_FILE)
+        if not isinstance(key, ec.EllipticCurvePrivateKey):
+            raise CertificateError(f"{folder / KEY_FILE} is no key of an authority made here")
+        self._key = key
+        self.certificate = read_certificate(folder / CERTIFICATE_FILE)
+        check_pair(self.certificate, key, str(folder / CERTIFICATE_FILE))
+        read_list(folder / REVOKED_FILE, self.certificate)
+
+    @classmethod
+    def found(cls, folder: Path, testbed: str, at: datetime) -> Authority:
+        """Make one in ``folder``, which has none; FileExistsError otherwise."""
+        make_folder(folder / ISSUED)
+        key = make_key()
+        certificate = make_authority(key, testbed, at)
+        create_file(folder / KEY_FILE, key_pem(key), 0o600)
+        create_file(folder / CERTIFICATE_FILE, pem(certificate), 0o600)
+        create_file(folder / REVOKED_FILE, pem(make_list(certificate, key, (), 1, at)), 0o600)
+        return cls(folder)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of its public key, for people to compare."""
+        return fingerprint(public_key(self.certificate))
+
+    @property
+    def revoked_pem(self) -> bytes:
+        """The list of revoked certificates as it is carried to nodes."""
+        return (self.folder / REVOKED_FILE).read_bytes()
+
+    def issued(self) -> Iterator[Issued]:
+        """Every certificate signed here, oldest first."""
+        revoked = {
+            each.serial_number: each.revocation_date_utc
+            for each in read_list(self.folder / REVOKED_FILE, self.certificate)
+        }
+        certificates = [read_certificate(path) for path in (self.folder / ISSUED).glob("*.pem")]
+        for certificate in sorted(certificates, key=lambda each: each.not_valid_before_utc):
+            for holder in holders(certificate.extensions):
+                name = common_name(certificate.subject)
+                yield Issued(certificate, name, holder, revoked.get(certificate.serial_number))
+
+    def of(self, name: str, holder: Holder) -> list[Issued]:
+        """The certificates of one holder, oldest first."""
+        return [each for each in self.issued() if (each.name, each.holder) == (name, holder)]
+
+    def issue(
+        self, key: PublicKey, name: str, holder: Holder, hosts: Sequence[str], at: datetime
+    ) -> x509.Certificate:
+        """Sign a certificate; it is kept here before it is given away."""
+        if at >= self.certificate.not_valid_after_utc:
+            raise CertificateError(
+                f"the authority in {self.folder} expired on {self.certificate.not_valid_after_utc:%Y-%m-%d}: move its folder "
+                "away, make another with `qunetlab sae authority`, and approve every holder anew"
+            )
+        made = make_certificate(self.certificate, self._key, key, name, holder, hosts, at)
+        create_file(self.folder / ISSUED / f"{numbered(made.serial_number)}.pem", pem(made), 0o600)
+        return made
+
+    def revoke(self, serials: Sequence[int], at: datetime) -> int:
+        """Put certificates on the list, durable when this returns; the number of the new list."""
+        with locked(self.folder / ".lock"):
+            before = read_list(self.folder / REVOKED_FILE, self.certificate)
+            entries = {each.serial_number: each for each in before}
+            entries = {serial: revoked_entry(serial, at) for serial in serials} | entries
+            number = list_number(before) + 1
+            after = make_list(self.certificate, self._key, entries.values(), number, at)
+            replace_file(self.folder / REVOKED_FILE, pem(after), 0o600)
+        return number
+
+    def bundle(self, certificate: x509.Certificate) -> bytes:
+        """What is carried to a holder: its certificate, the authority's, and the list of revoked ones; no secret."""
+        return pem(certificate) + pem(self.certificate) + self.revoked_pem

@@ -1,0 +1,135 @@
+"""The certificates of a testbed folder on this machine: made with it, looked at, and given new lists of revoked ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from lab.runs.certificates import authority as authority_files
+from lab.runs.certificates.authority import Authority
+from lab.runs.certificates.holding import Held, install_list, place
+from lab.runs.certificates.making import make_key
+from lab.testbed import AUTO, Testbed
+from orchestrator.delivery.certificates import (
+    CertificateError,
+    RevokedCertificates,
+    check_issued,
+    check_pair,
+    common_name,
+    numbered,
+    read_certificate,
+    read_key,
+)
+
+SOON = timedelta(days=30)
+"""A certificate that expires within this is told."""
+SAE_PREFIX = "sae-"
+
+
+def authority_folder(secrets: Path) -> Path:
+    """Where a testbed's authority lies among its secrets."""
+    return secrets / authority_files.FOLDER
+
+
+def hosts_of_node(testbed: Testbed, user: str) -> list[str]:
+    """Names and addresses at which applications reach a node: on its own machine, and the host of its ``etsi014``."""
+    where = testbed.user(user).etsi014
+    return ["localhost", "127.0.0.1", "::1", *([where.rpartition(":")[0]] if where != AUTO else [])]
+
+
+def held_by_node(secrets: Path, user: str) -> Held:
+    """The files of a user's node."""
+    return Held.by_node(user, secrets / user)
+
+
+def held_by_application(secrets: Path, name: str) -> Held:
+    """The files of an application whose folder lies among the secrets."""
+    return Held.by_application(name, secrets / f"{SAE_PREFIX}{name}")
+
+
+def make_certificates(testbed: Testbed, secrets: Path, at: datetime) -> Authority:
+    """An authority, and certificates of every node and application, for a rehearsal on one machine."""
+    made = Authority.found(authority_folder(secrets), testbed.name, at)
+    for user in testbed.user_names():
+        certify(made, held_by_node(secrets, user), hosts_of_node(testbed, user), at)
+    for name in testbed.sae:
+        certify(made, held_by_application(secrets, name), [], at)
+    return made
+
+
+def certify(authority: Authority, held: Held, hosts: list[str], at: datetime) -> None:
+    """Key and certificate of a holder that has none."""
+    key = make_key()
+    certificate = authority.issue(key.public_key(), held.name, held.holder, hosts, at)
+    place(held, key, authority.bundle(certificate))
+
+
+def present(testbed: Testbed, secrets: Path) -> Iterator[Held]:
+    """The holders whose certificates lie here."""
+    nodes = (held_by_node(secrets, user) for user in testbed.user_names())
+    applications = (held_by_application(secrets, name) for name in testbed.sae)
+    yield from (held for held in (*nodes, *applications) if held.certificate.exists())
+
+
+def spread_list(testbed: Testbed, secrets: Path, source: Path) -> tuple[list[str], list[str]]:
+    """Put a list of revoked certificates where the nodes of this machine read it.
+
+    Returns the users whose nodes have it, and those that it must be carried to.  CertificateError where a node here
+    has another authority.
+    """
+    here, elsewhere = list[str](), list[str]()
+    for user in testbed.user_names():
+        held = held_by_node(secrets, user)
+        if held.authority.exists() and held.revoked:
+            install_list(held.revoked, source, read_certificate(held.authority))
+            here.append(user)
+        else:
+            elsewhere.append(user)
+    return here, elsewhere
+
+
+def faults(testbed: Testbed, secrets: Path, at: datetime) -> list[str]:
+    """Why certificates of this machine cannot be used, a sentence each."""
+    told = []
+    for held in present(testbed, secrets):
+        try:
+            _check(held, at)
+        except CertificateError as error:
+            told.append(str(error))
+    for user in testbed.user_names():
+        lacks = not held_by_node(secrets, user).certificate.exists()
+        if lacks and (secrets / user).is_dir() and testbed.applications_of(user):
+            told.append(
+                f"{user} serves {', '.join(testbed.applications_of(user))} and has no certificate in {secrets / user}: "
+                f"`qunetlab sae request {user} --kme`, or `qunetlab sae authority` where certificates are approved"
+            )
+    return told
+
+
+def expiring(testbed: Testbed, secrets: Path, at: datetime) -> list[str]:
+    """Which certificates of this machine expire soon, a sentence each."""
+    told = []
+    for held in present(testbed, secrets):
+        certificate = read_certificate(held.certificate)
+        left = certificate.not_valid_after_utc - at
+        if timedelta() < left < SOON:
+            what = f"{held.name} --kme" if held.revoked else held.name
+            told.append(
+                f"the certificate of {held.name} ({numbered(certificate.serial_number)[:8]}) expires in {left.days} days, on "
+                f"{certificate.not_valid_after_utc:%Y-%m-%d}: `qunetlab sae renew {what}` where certificates are approved"
+            )
+    return told
+
+
+def _check(held: Held, at: datetime) -> None:
+    certificate, authority = read_certificate(held.certificate), read_certificate(held.authority)
+    check_issued(certificate, authority, held.holder, at, str(held.certificate))
+    if (name := common_name(certificate.subject)) != held.name:
+        raise CertificateError(f"{held.certificate} is the certificate of {name!r}, not of {held.name}")
+    check_pair(certificate, read_key(held.key), str(held.certificate))
+    if held.revoked and RevokedCertificates(held.revoked, authority).is_revoked(certificate.serial_number):
+        raise CertificateError(
+            f"{held.certificate} was revoked: applications that know it are to refuse this node; make another key with "
+            f"`qunetlab sae request {held.name} --kme`"
+        )

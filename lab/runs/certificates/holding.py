@@ -1,0 +1,174 @@
+"""What a holder of a certificate keeps: an application three files in a folder of its own, a node four among its secrets.
+
+``sae-NAME/key.pem, cert.pem, ca.pem``  (:mod:`orchestrator.delivery.certificates` names those of a node)
+
+A private key is made on the machine that uses it.  Beside the key in use the next one waits, ``next-key.pem``, until the
+certificate for it arrives: nothing that works is given up before its replacement is whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from lab.runs.certificates.making import key_pem, make_key, make_request, pem
+from orchestrator.delivery import certificates
+from orchestrator.delivery.certificates import (
+    CertificateError,
+    Holder,
+    check_issued,
+    common_name,
+    fingerprint,
+    holders,
+    list_number,
+    public_key,
+    read_certificate,
+    read_certificates,
+    read_key,
+    read_limited,
+    read_list,
+)
+from orchestrator.durable import create_file, make_folder, move_file, replace_file
+
+
+@dataclass(frozen=True)
+class Held:
+    """The files of one holder; ``revoked`` is a node's alone."""
+
+    name: str
+    holder: Holder
+    key: Path
+    certificate: Path
+    authority: Path
+    next_key: Path
+    request: Path
+    revoked: Path | None
+
+    @classmethod
+    def by_application(cls, name: str, folder: Path) -> Held:
+        """In a folder of an application's own."""
+        return cls(
+            name,
+            Holder.SAE,
+            key=folder / "key.pem",
+            certificate=folder / "cert.pem",
+            authority=folder / "ca.pem",
+            next_key=folder / "next-key.pem",
+            request=folder / "request.pem",
+            revoked=None,
+        )
+
+    @classmethod
+    def by_node(cls, user: str, folder: Path) -> Held:
+        """In a user's secrets folder."""
+        return cls(
+            user,
+            Holder.KME,
+            key=folder / certificates.KEY_FILE,
+            certificate=folder / certificates.CERTIFICATE_FILE,
+            authority=folder / certificates.AUTHORITY_FILE,
+            next_key=folder / "kme-next-key.pem",
+            request=folder / "kme-request.pem",
+            revoked=folder / certificates.REVOKED_FILE,
+        )
+
+    @property
+    def folder(self) -> Path:
+        """Where they lie."""
+        return self.key.parent
+
+
+def request(held: Held, hosts: Sequence[str] = ()) -> str:
+    """Make a private key, if none waits already, and the request for its certificate; the key's fingerprint."""
+    make_folder(held.folder)
+    if held.next_key.exists():
+        key = read_key(held.next_key)
+        if not isinstance(key, ec.EllipticCurvePrivateKey):
+            raise CertificateError(f"{held.next_key} is no key that was made here; move it away")
+    else:
+        key = make_key()
+        create_file(held.next_key, key_pem(key), 0o600)
+    replace_file(held.request, pem(make_request(key, held.name, held.holder, hosts)), 0o600)
+    return fingerprint(key.public_key())
+
+
+def place(held: Held, key: ec.EllipticCurvePrivateKey, bundle: bytes) -> None:
+    """Give a holder that has nothing yet all its files at once; for a rehearsal on one machine."""
+    make_folder(held.folder)
+    own, authority = x509.load_pem_x509_certificates(bundle)
+    create_file(held.key, key_pem(key), 0o600)
+    create_file(held.certificate, pem(own), 0o600)
+    create_file(held.authority, pem(authority), 0o600)
+    if held.revoked:
+        create_file(held.revoked, pem(x509.load_pem_x509_crl(bundle)), 0o600)
+
+
+def arrived(path: Path) -> tuple[x509.Certificate, x509.Certificate]:
+    """A holder's certificate and the authority's from a file that the authority made; CertificateError."""
+    found = read_certificates(path)
+    if len(found) != 2 or len(holders(found[0].extensions)) != 1:
+        raise CertificateError(
+            f"{path} is not what `qunetlab sae approve` wrote: a certificate, and that of its authority"
+        )
+    return found[0], found[1]
+
+
+def strange_authority(held: Held, authority: x509.Certificate) -> bool:
+    """Whether the holder has not yet met this authority; CertificateError where it has another one."""
+    if not held.authority.exists():
+        return True
+    known = fingerprint(public_key(read_certificate(held.authority)))
+    if known != (came := fingerprint(public_key(authority))):
+        raise CertificateError(
+            f"the certificate comes from the authority {came}, and {held.authority} is {known}: if this testbed has a new "
+            f"authority, move {held.authority} away first"
+        )
+    return False
+
+
+def install(held: Held, path: Path, at: datetime) -> None:
+    """Put a certificate in its place, with the key it was made for; CertificateError, and then all is as it was."""
+    own, authority = arrived(path)
+    check_issued(own, authority, held.holder, at, str(path))
+    if (name := common_name(own.subject)) != held.name:
+        raise CertificateError(f"{path} is the certificate of {name!r}, not of {held.name}")
+    strange_authority(held, authority)
+    which = _key_of(held, own, path)
+    if held.revoked:
+        install_list(held.revoked, path, authority)
+    replace_file(held.authority, pem(authority), 0o600)
+    if which == held.next_key:
+        move_file(held.next_key, held.key)
+    replace_file(held.certificate, pem(own), 0o600)
+    held.request.unlink(missing_ok=True)
+
+
+def install_list(target: Path, path: Path, authority: x509.Certificate) -> int:
+    """Put a list of revoked certificates where a node reads it, unless it has a later one; the number in force."""
+    came = read_list(path, authority)
+    if target.exists() and list_number(read_list(target, authority)) >= list_number(came):
+        return list_number(read_list(target, authority))
+    replace_file(target, pem(came), 0o600)
+    return list_number(came)
+
+
+def _key_of(held: Held, own: x509.Certificate, path: Path) -> Path:
+    """Which of the holder's keys the certificate was made for."""
+    wanted = fingerprint(public_key(own))
+    for candidate in (held.next_key, held.key):
+        if candidate.exists() and fingerprint(read_key(candidate).public_key()) == wanted:
+            return candidate
+    raise CertificateError(
+        f"no key in {held.folder} is the one that {path} was made for: it was requested on another machine, or in another folder"
+    )
+
+
+def is_list(path: Path) -> bool:
+    """Whether a file holds a list of revoked certificates and no certificate."""
+    content = read_limited(path)
+    return b"BEGIN X509 CRL" in content and b"BEGIN CERTIFICATE" not in content

@@ -1,0 +1,352 @@
+"""Certificates of key delivery as their holders read them: a node's own, the authority's, and who was revoked.
+
+One authority per testbed (:mod:`lab.runs.certificates`) signs two kinds of certificate (X.509, RFC 5280), told apart by their
+extended key usage: an application's (SAE, ``clientAuth``), whose common name is its SAE id, and a node's (KME,
+``serverAuth``), whose common name is its user.  A node has four files in its secrets folder, all 0600:
+
+``kme-key.pem``   its private key
+``kme-cert.pem``  its certificate
+``kme-ca.pem``    the authority's certificate
+``kme-crl.pem``   the authority's list of revoked certificates
+
+:class:`NodeCertificates` is all that a server needs: :meth:`~NodeCertificates.load` with the role's secrets folder before it
+listens, :meth:`~NodeCertificates.context` for TLS, :meth:`~NodeCertificates.caller` once per connection, and
+:meth:`~NodeCertificates.objection` before every answer, so that a certificate revoked while a connection is open is refused at
+once.  A list of revoked certificates that is put in place is read without a restart; one that cannot be used (damaged, older,
+of another authority) is refused, and the one before holds on: whoever was revoked must not come back through a bad file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import ssl
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import Enum
+from pathlib import Path
+from typing import TypeAlias
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+logger = logging.getLogger(__name__)
+
+KEY_FILE = "kme-key.pem"
+CERTIFICATE_FILE = "kme-cert.pem"
+AUTHORITY_FILE = "kme-ca.pem"
+REVOKED_FILE = "kme-crl.pem"
+LARGEST_BYTES = 4 << 20
+"""Of a file of certificates: a list of a hundred thousand revoked ones fits."""
+
+PrivateKey: TypeAlias = (
+    ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey | rsa.RSAPrivateKey
+)
+PublicKey: TypeAlias = (
+    ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey | ed448.Ed448PublicKey | rsa.RSAPublicKey
+)
+
+
+class CertificateError(Exception):
+    """A certificate, key or list that cannot be used: what, where and what to do."""
+
+
+class Holder(Enum):
+    """Who a certificate is for; the value is what it says of its use."""
+
+    SAE = ExtendedKeyUsageOID.CLIENT_AUTH
+    KME = ExtendedKeyUsageOID.SERVER_AUTH
+
+    @property
+    def words(self) -> str:
+        """For a message."""
+        return "an application" if self is Holder.SAE else "a node's key delivery"
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who stands at the other end of a connection, proven by its certificate."""
+
+    sae_id: str
+    serial: int
+    not_after: datetime
+
+
+# -- one file ---------------------------------------------------------------------------------------------------------
+
+
+def read_limited(path: Path, *, private: bool = False) -> bytes:
+    """The content of a regular file; CertificateError if it is missing, too long, or ``private`` and open to others."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise CertificateError(f"cannot read {path}: {error.strerror}") from None
+    with os.fdopen(descriptor, "rb") as file:
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            raise CertificateError(f"{path} is not a regular file")
+        if private and mode & (stat.S_IRWXG | stat.S_IRWXO):
+            raise CertificateError(
+                f"{path} has mode {stat.S_IMODE(mode):04o}, others on this machine could read it; if nobody did, run "
+                f"`chmod 600 {path}`, otherwise make another key with `qunetlab sae request`"
+            )
+        content = file.read(LARGEST_BYTES + 1)
+    if len(content) > LARGEST_BYTES:
+        raise CertificateError(f"{path} is longer than any file of certificates")
+    return content
+
+
+def read_certificates(path: Path) -> list[x509.Certificate]:
+    """The certificates of a PEM file, at least one; CertificateError."""
+    try:
+        return x509.load_pem_x509_certificates(read_limited(path))
+    except ValueError:
+        raise CertificateError(f"{path} holds no certificate in PEM form") from None
+
+
+def read_certificate(path: Path) -> x509.Certificate:
+    """The first certificate of a PEM file; CertificateError."""
+    return read_certificates(path)[0]
+
+
+def read_key(path: Path) -> PrivateKey:
+    """The private key of a PEM file that nobody else may read; CertificateError."""
+    content = read_limited(path, private=True)
+    try:
+        key = serialization.load_pem_private_key(content, None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise CertificateError(f"{path} holds no private key in PEM form without a passphrase") from None
+    if not isinstance(key, PrivateKey):
+        raise CertificateError(f"{path} holds a key of a kind that no certificate here has")
+    return key
+
+
+def read_list(path: Path, authority: x509.Certificate) -> x509.CertificateRevocationList:
+    """The list of revoked certificates at ``path``, signed by ``authority``; CertificateError."""
+    try:
+        revoked = x509.load_pem_x509_crl(read_limited(path))
+    except ValueError:
+        raise CertificateError(f"{path} holds no list of revoked certificates in PEM form") from None
+    if revoked.issuer != authority.subject or not revoked.is_signature_valid(_public(authority)):
+        raise CertificateError(
+            f"{path} is a list of another authority than {fingerprint(_public(authority))}: copy crl.pem from the machine "
+            "where this testbed's certificates are approved"
+        )
+    return revoked
+
+
+# -- what a certificate says ------------------------------------------------------------------------------------------
+
+
+def common_name(subject: x509.Name) -> str:
+    """The one common name of a subject; CertificateError where there are none or several."""
+    names = subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    if len(names) != 1 or not isinstance(names[0].value, str):
+        raise CertificateError(f"a certificate here has one common name (CN), and this one {len(names)}")
+    return names[0].value
+
+
+def holders(extensions: x509.Extensions) -> set[Holder]:
+    """For whom a certificate, or a request for one, says that it is."""
+    try:
+        usages = set(extensions.get_extension_for_class(x509.ExtendedKeyUsage).value)
+    except x509.ExtensionNotFound:
+        return set()
+    return {holder for holder in Holder if holder.value in usages}
+
+
+def fingerprint(key: PublicKey) -> str:
+    """What two people compare: SHA-256 of the public key (SubjectPublicKeyInfo, DER), as ``ab:cd:...``."""
+    spki = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(spki).digest().hex(":")
+
+
+def public_key(signed: x509.Certificate | x509.CertificateSigningRequest) -> PublicKey:
+    """The public key of a certificate or a request; CertificateError for a kind that none has here."""
+    try:
+        key = signed.public_key()
+    except (ValueError, UnsupportedAlgorithm):
+        raise CertificateError("the public key cannot be read") from None
+    if not isinstance(key, PublicKey):
+        raise CertificateError("the public key is of a kind that signs nothing: make one of P-256 (ECDSA)")
+    return key
+
+
+def _public(authority: x509.Certificate) -> PublicKey:
+    return public_key(authority)
+
+
+def numbered(serial: int) -> str:
+    """A serial number as commands and files write it."""
+    return f"{serial:032x}"
+
+
+def check_issued(
+    certificate: x509.Certificate, authority: x509.Certificate, holder: Holder, at: datetime, place: str
+) -> None:
+    """Raise CertificateError unless ``authority`` issued it for such a holder, and it is valid ``at`` that time."""
+    try:
+        certificate.verify_directly_issued_by(authority)
+    except (ValueError, TypeError, InvalidSignature):
+        raise CertificateError(
+            f"{place} was issued by another authority than {fingerprint(_public(authority))}: every certificate of a "
+            "testbed comes from the machine where they are approved"
+        ) from None
+    if holder not in holders(certificate.extensions):
+        raise CertificateError(f"{place} is no certificate for {holder.words}")
+    for what, one in (("it", certificate), ("its authority", authority)):
+        if at < one.not_valid_before_utc:
+            raise CertificateError(
+                f"{place}: {what} is valid only from {one.not_valid_before_utc:%Y-%m-%d %H:%M} UTC on; is the clock of this "
+                "machine right?"
+            )
+        if at >= one.not_valid_after_utc:
+            raise CertificateError(
+                f"{place}: {what} expired on {one.not_valid_after_utc:%Y-%m-%d}; `qunetlab sae renew` on the machine where "
+                "certificates are approved makes another"
+            )
+
+
+def check_pair(certificate: x509.Certificate, key: PrivateKey, place: str) -> None:
+    """Raise CertificateError unless the key is the certificate's."""
+    if fingerprint(key.public_key()) != fingerprint(public_key(certificate)):
+        raise CertificateError(
+            f"{place}: certificate and private key are no pair; install the certificate that was made for this key, or "
+            "make another key with `qunetlab sae request`"
+        )
+
+
+# -- revoked ones -----------------------------------------------------------------------------------------------------
+
+
+class RevokedCertificates:
+    """The serial numbers that an authority revoked, as the file says at any time; safe to ask from any thread."""
+
+    def __init__(self, path: Path, authority: x509.Certificate) -> None:
+        """Raises CertificateError: who is revoked must be known before anybody is served."""
+        self._path = path
+        self._authority = authority
+        self._seen = self._stamp()
+        self._list = read_list(path, authority)
+        self._serials = _serials(self._list)
+
+    @property
+    def number(self) -> int:
+        """Of the list in force; later lists have greater ones."""
+        return list_number(self._list)
+
+    def is_revoked(self, serial: int) -> bool:
+        """Whether that certificate is refused."""
+        if (stamp := self._stamp()) != self._seen:
+            self._seen = stamp
+            self._read_again()
+        return serial in self._serials
+
+    def _stamp(self) -> tuple[int, int, int] | None:
+        try:
+            told = self._path.stat()
+        except OSError:
+            return None
+        return told.st_mtime_ns, told.st_size, told.st_ino
+
+    def _read_again(self) -> None:
+        try:
+            found = read_list(self._path, self._authority)
+            if list_number(found) < self.number:
+                raise CertificateError(
+                    f"{self._path} is list {list_number(found)}, older than list {self.number} that was read before"
+                )
+        except CertificateError as error:
+            logger.error("revoked certificates: %s; list %d holds on", error, self.number)
+            return
+        self._list, self._serials = found, _serials(found)
+        logger.info("revoked certificates: list %d with %d is in force", self.number, len(self._serials))
+
+
+def list_number(revoked: x509.CertificateRevocationList) -> int:
+    """The number of a list (RFC 5280, 5.2.3); 0 where it has none."""
+    try:
+        return revoked.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
+    except x509.ExtensionNotFound:
+        return 0
+
+
+def _serials(revoked: x509.CertificateRevocationList) -> frozenset[int]:
+    return frozenset(each.serial_number for each in revoked)
+
+
+# -- a node -----------------------------------------------------------------------------------------------------------
+
+
+def utc_now() -> datetime:
+    """The wall clock, which validity is counted by."""
+    return datetime.now(UTC)
+
+
+class NodeCertificates:
+    """What a node proves itself with, and whom it lets in."""
+
+    def __init__(
+        self,
+        folder: Path,
+        certificate: x509.Certificate,
+        revoked: RevokedCertificates,
+        now: Callable[[], datetime],
+    ) -> None:
+        self.folder = folder
+        self.certificate = certificate
+        self.revoked = revoked
+        self._now = now
+
+    @classmethod
+    def load(cls, folder: Path, user: str, now: Callable[[], datetime] = utc_now) -> NodeCertificates:
+        """Read and check the four files of ``user`` in its secrets folder; CertificateError."""
+        path = folder / CERTIFICATE_FILE
+        if not path.exists():
+            raise CertificateError(
+                f"{path} is missing: {user}'s node has no certificate to serve applications with; make one with `qunetlab sae "
+                f"request {user} --kme`, or `qunetlab sae authority` on the machine where certificates are approved"
+            )
+        certificate, authority = read_certificate(path), read_certificate(folder / AUTHORITY_FILE)
+        check_issued(certificate, authority, Holder.KME, now(), str(path))
+        if (name := common_name(certificate.subject)) != user:
+            raise CertificateError(f"{path} is the certificate of {name!r}, not of {user}")
+        check_pair(certificate, read_key(folder / KEY_FILE), str(path))
+        return cls(folder, certificate, RevokedCertificates(folder / REVOKED_FILE, authority), now)
+
+    def context(self) -> ssl.SSLContext:
+        """TLS 1.3 where both ends prove themselves, without resumption: every connection shows its certificate."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.num_tickets = 0
+        context.load_verify_locations(self.folder / AUTHORITY_FILE)
+        context.load_cert_chain(self.folder / CERTIFICATE_FILE, self.folder / KEY_FILE)
+        return context
+
+    def caller(self, der: bytes) -> Caller:
+        """Who connected with this certificate (DER), which TLS held against the authority; CertificateError."""
+        try:
+            certificate = x509.load_der_x509_certificate(der)
+            asks_keys = Holder.SAE in holders(certificate.extensions)
+            name = common_name(certificate.subject)
+        except ValueError:
+            raise CertificateError("the certificate cannot be read") from None
+        if not asks_keys:
+            raise CertificateError("the certificate is not for an application that draws keys")
+        found = Caller(name, certificate.serial_number, certificate.not_valid_after_utc)
+        if why := self.objection(found):
+            raise CertificateError(why)
+        return found
+
+    def objection(self, caller: Caller) -> str:
+        """Why a caller is refused from here on; empty where it is not."""
+        if self.revoked.is_revoked(caller.serial):
+            return f"certificate {numbered(caller.serial)} was revoked"
+        return f"certificate {numbered(caller.serial)} expired" if self._now() >= caller.not_after else ""
