@@ -17,7 +17,7 @@ from lab.testbed import Testbed
 from orchestrator.wire.agreed import Agreed
 
 LOCAL_SECTIONS = ("description", "hub", "fl")
-LOCAL_KEYS = {"instruments": ("address", "options"), "users": ("delivery", *USER_VALUES)}
+LOCAL_KEYS = {"instruments": ("address", "options"), "users": ("delivery", "etsi014", *USER_VALUES)}
 """Of each entry of an array of tables."""
 
 
