@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from orchestrator import runtime
+from orchestrator.events.delivery import RefusedFor
 from orchestrator.secret import SecretBits
 
 
@@ -33,6 +34,10 @@ class WrongCallerError(KeyDeskError):
 
 class KeysUnavailableError(KeyDeskError):
     """Not now: too little key, a quota used up, the peer unreachable, the store failed (HTTP 503)."""
+
+    def __init__(self, message: str, details: Sequence[str] = (), *, reason: RefusedFor = "store") -> None:
+        super().__init__(message, details)
+        self.reason = reason
 
 
 @dataclass(frozen=True)

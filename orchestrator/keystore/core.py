@@ -203,7 +203,7 @@ class Core:
             Range(int(start), int(n_bits))
             for start, n_bits in self.db.query(
                 "SELECT start, n_bits FROM reservations WHERE peer = ? AND lane = ?"
-                " AND state IN ('proposed', 'committed', 'skipped') ORDER BY start",
+                " AND state IN ('proposed', 'committed', 'skipped', 'waiting') ORDER BY start",
                 peer,
                 lane,
             )

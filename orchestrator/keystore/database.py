@@ -18,7 +18,7 @@ from typing import Any
 from orchestrator.durable import sync_path
 from orchestrator.keystore.errors import StoreBusyError, StoreError, StoreSettingsError
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 APPLICATION_ID = 0x514E_4B53  # "QNKS"
 
 SETTINGS: tuple[tuple[str, str, object], ...] = (
@@ -92,14 +92,27 @@ CREATE TABLE epsilons (
 """
 
 OPEN_RESERVATIONS = """
-CREATE INDEX reservations_open ON reservations (state) WHERE state IN ('proposed', 'committed', 'skipped');
+CREATE INDEX reservations_open ON reservations (state)
+    WHERE state IN ('proposed', 'committed', 'skipped', 'waiting');
 """
+
+SAE_USE = """
+CREATE TABLE sae_use (
+    sae TEXT NOT NULL, peer TEXT NOT NULL REFERENCES peers, side TEXT NOT NULL, day INTEGER NOT NULL,
+    keys INTEGER NOT NULL, bits INTEGER NOT NULL, PRIMARY KEY (sae, peer, side, day)) STRICT, WITHOUT ROWID;
+"""
+
+BLOCK_SPLITS = """
+ALTER TABLE blocks ADD COLUMN split TEXT NOT NULL DEFAULT '';
+"""
+"""The rule by which a block was divided; empty for blocks of before, which followed the one in ``meta``."""
 
 MIGRATIONS: dict[int, str] = {
     1: "ALTER TABLE peers ADD COLUMN generation INTEGER NOT NULL DEFAULT 0;\n" + MAC_KEYS,
     2: KEPT_SECRETS,
     3: EPSILONS,
     4: "DROP INDEX reservations_open;\n" + OPEN_RESERVATIONS,
+    5: "DROP INDEX reservations_open;\n" + OPEN_RESERVATIONS + SAE_USE + BLOCK_SPLITS,
 }
 """Format of a file: what makes it one of the next format, in the same transaction as the number."""
 
@@ -133,7 +146,7 @@ class Database:
     kind = "key store"
     application_id = APPLICATION_ID
     schema_version = SCHEMA_VERSION
-    schema = SCHEMA + MAC_KEYS + KEPT_SECRETS + EPSILONS + OPEN_RESERVATIONS
+    schema = SCHEMA + MAC_KEYS + KEPT_SECRETS + EPSILONS + OPEN_RESERVATIONS + SAE_USE + BLOCK_SPLITS
     migrations = MIGRATIONS
     kept = "Nothing was released"
     """What a failure leaves as it was."""

@@ -125,8 +125,8 @@ class Deposits:
     def confirm(self, peer: str, block_id: str, starts: Mapping[Lane, int] | None) -> dict[Lane, int]:
         burnt = 0
         with self._core.transaction():
-            row, state, n_bits, held = self._need(peer, block_id)
-            parts = self._split.parts(n_bits)
+            row, state, _, held = self._need(peer, block_id)
+            parts = self.parts(peer, block_id)
             if starts is None:
                 starts = held or {part.lane: self._core.lane(peer, part.lane).tail for part in parts}
             if any(part.lane not in starts for part in parts):
@@ -168,7 +168,8 @@ class Deposits:
             self._core.db.write("UPDATE blocks SET state = 'burnt' WHERE id = ?", row)
             # A range reserved in this block has nothing left to release.
             self._core.db.write(
-                "UPDATE reservations SET state = 'burnt' WHERE peer = ? AND state IN ('proposed', 'committed', 'skipped')"
+                "UPDATE reservations SET state = 'burnt' WHERE peer = ?"
+                " AND state IN ('proposed', 'committed', 'skipped', 'waiting')"
                 " AND NOT EXISTS (SELECT 1 FROM pieces WHERE pieces.peer = reservations.peer"
                 " AND pieces.lane = reservations.lane AND pieces.start <= reservations.start"
                 " AND pieces.start + pieces.n_bits > reservations.start)",
@@ -208,8 +209,19 @@ class Deposits:
             found = self._find(peer, block_id)
         return found[3] if found is not None and found[1] == "confirmed" else {}
 
-    def parts(self, n_bits: int) -> tuple[Part, ...]:
-        return self._split.parts(n_bits)
+    def parts(self, peer: str, block_id: str) -> tuple[Part, ...]:
+        """What of the block goes to which lane, by the rule it was put here under."""
+        with self._core.lock:
+            n_bits, split = self._core.db.query(
+                "SELECT n_bits, split FROM blocks WHERE peer = ? AND block_id = ?", peer, block_id
+            )[0]
+        return (SplitRule.of_text(split) if split else self._split).parts(n_bits)
+
+    def change_split(self, before: SplitRule) -> None:
+        """From now on blocks are divided by another rule; those that lie here keep the one of ``before``."""
+        with self._core.transaction():
+            self._core.db.write("UPDATE blocks SET split = ? WHERE split = ''", before.text())
+            self._core.db.write("UPDATE meta SET value = ? WHERE name = 'split'", self._split.text().encode())
 
     def pending_key(self, peer: str, block_id: str) -> SecretBits:
         """The bits of a pending block, for comparing them with the peer under a one-time key."""
@@ -223,7 +235,7 @@ class Deposits:
         self, peer: str, block_id: str, state: str, n_bits: int, context: bytes, starts: dict[Lane, int]
     ) -> int:
         rows = self._core.db.query(
-            "INSERT INTO blocks (peer, block_id, state, n_bits, context, starts) VALUES (?, ?, ?, ?, ?, ?)"
+            "INSERT INTO blocks (peer, block_id, state, n_bits, context, starts, split) VALUES (?, ?, ?, ?, ?, ?, ?)"
             " RETURNING id",
             peer,
             block_id,
@@ -231,6 +243,7 @@ class Deposits:
             n_bits,
             context,
             _encode(starts),
+            self._split.text(),
         )
         return int(rows[0][0])
 

@@ -64,6 +64,16 @@ def incoming_auth(pair_end: PairEnd) -> Lane:
     return Lane.AUTH_BA if pair_end == "first" else Lane.AUTH_AB
 
 
+def outgoing_otp(pair_end: PairEnd) -> Lane:
+    """The lane whose bits ``pair_end`` allocates for applications that send."""
+    return Lane.OTP_AB if pair_end == "first" else Lane.OTP_BA
+
+
+def incoming_otp(pair_end: PairEnd) -> Lane:
+    """The lane whose bits the peer of ``pair_end`` allocates."""
+    return Lane.OTP_BA if pair_end == "first" else Lane.OTP_AB
+
+
 @dataclass(frozen=True, order=True)
 class Range:
     """Bit positions ``start .. start + n_bits`` of a lane."""
@@ -104,6 +114,14 @@ class SplitRule:
             raise ValueError("shares of a block cannot be negative")
         if self.auth_per_1024 + self.otp_per_1024 > 512:
             raise ValueError("auth_per_1024 + otp_per_1024 count once per direction and may not exceed 512")
+
+    def text(self) -> str:
+        """How a store writes the rule down; :meth:`of_text` reads it."""
+        return f"{self.auth_bits},{self.auth_per_1024},{self.otp_per_1024}"
+
+    @classmethod
+    def of_text(cls, text: str) -> SplitRule:
+        return cls(*(int(field) for field in text.split(",")))
 
     def parts(self, n_bits: int) -> tuple[Part, ...]:
         """The parts of a block of ``n_bits``, without gaps, in block order; empty shares are left out."""

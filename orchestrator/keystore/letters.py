@@ -27,6 +27,7 @@ from typing import Literal
 
 import numpy as np
 
+from orchestrator import runtime
 from orchestrator.bits import packed_size
 from orchestrator.keystore.pair_macs import PairMacs
 from orchestrator.secret import SecretBits
@@ -77,6 +78,8 @@ class Letters:
         self.nonce = nonce
         """Drawn once in the life of this process."""
         self.session: Session | None = None
+        self.meeting = runtime.lock()
+        """Held while the two stores are compared; nothing else may move heads meanwhile."""
         self.peer_nonce = b""
         self.settled_with = b""
         """The peer's nonce of the session in which the stores were compared; empty before."""

@@ -10,8 +10,9 @@ Blocks that are only pending have their rows, but no position in a lane yet (``s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -151,6 +152,27 @@ class Pieces:
                 " the store was altered by something else"
             )
         return bits
+
+    def divide(self, peer: str, lane: Lane, borders: Sequence[int]) -> None:
+        """Seal again, in parts, every piece that has some of ``borders`` (ascending positions) inside it.
+
+        Each part gets a data key of its own, so that later cuts along the borders seal nothing again.
+        """
+        if not borders:
+            return
+        for row in self._overlapping(peer, lane, Range(borders[0], borders[-1] - borders[0] + 1)):
+            inside = [border - row.start for border in borders if 0 < border - row.start < row.n_bits]
+            if not inside:
+                continue
+            bits = self._open(peer, lane, row)
+            self._db.write("DELETE FROM pieces WHERE id = ?", row.id)
+            rows = []
+            for begin, end in pairwise((0, *inside, row.n_bits)):
+                part = bits.take(begin, end - begin)
+                rows.append(self._row(peer, lane, row.block, row.place + begin, row.start + begin, part))
+                part.wipe()
+            self._insert(rows)
+            bits.wipe()
 
     def peek(self, peer: str, lane: Lane, wanted: Range) -> SecretBits:
         """A copy of ``wanted``; nothing is cut."""

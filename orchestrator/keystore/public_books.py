@@ -96,7 +96,7 @@ def _read(db: sqlite3.Connection, told: Path) -> PublicBooks:
             f"{told} is no key store of this version (format {version}, this program knows {SCHEMA_VERSION})"
         )
     meta = dict(db.execute("SELECT name, value FROM meta WHERE name IN ('owner', 'store_id', 'split')"))
-    split = SplitRule(*(int(field) for field in bytes(meta["split"]).decode().split(",")))
+    split = SplitRule.of_text(bytes(meta["split"]).decode())
     pieces = db.execute(
         "SELECT peer, lane, COALESCE(start, -1), n_bits FROM pieces ORDER BY peer, lane, start"
     ).fetchall()
@@ -131,14 +131,15 @@ def _lane_books(db: sqlite3.Connection) -> list[LaneBook]:
 
 def _blocks(db: sqlite3.Connection, split: SplitRule) -> list[StoredBlock]:
     found = []
-    for peer, block_id, state, n_bits, starts in db.execute(
-        "SELECT peer, block_id, state, n_bits, starts FROM blocks ORDER BY id"
+    for peer, block_id, state, n_bits, starts, rule in db.execute(
+        "SELECT peer, block_id, state, n_bits, starts, split FROM blocks ORDER BY id"
     ):
         at: dict[str, int] = json.loads(starts) if starts else {}
         if is_seed(block_id):
             lanes = {lane: Span(start, n_bits) for lane, start in at.items()}
         else:
-            sizes = {str(part.lane): part.n_bits for part in split.parts(n_bits)}
+            parts = (SplitRule.of_text(rule) if rule else split).parts(n_bits)
+            sizes = {str(part.lane): part.n_bits for part in parts}
             lanes = {lane: Span(start, sizes[lane]) for lane, start in at.items()}
         found.append(StoredBlock(peer, block_id, state, n_bits, lanes))
     return found

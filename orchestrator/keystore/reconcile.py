@@ -41,7 +41,7 @@ def standing(store: KeyStore, pair_end: PairEnd, peer: str, fresh: bytes) -> Own
     generation = store.generation(peer)
     letters = store.letters(peer)
     pending = tuple(
-        Held(block.block_id, block.n_bits, block.context, store.deposits.parts(block.n_bits))
+        Held(block.block_id, block.n_bits, block.context, store.deposits.parts(peer, block.block_id))
         for block in store.pending_deposits(peer)[:MOST_BLOCKS]
     )
     confirmed = tuple(

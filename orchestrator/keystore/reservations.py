@@ -7,6 +7,7 @@ proposed   allocated by the owner of the lane; the peer has not followed yet, or
 committed  both ends have moved their heads past the range (the peer at once, the owner when told)
 released   the bits have left this store; kept for ever, so that a second call is recognised
 skipped    not the owner's end: passed over by a later range of the owner; its offer may still come
+waiting    a key of a lease window (:mod:`orchestrator.keystore.windows`) that waits for its application
 burnt      given up: the context was abandoned, or a store of the pair was started again (I4)
 =========  =====================================================================================
 
@@ -165,14 +166,17 @@ class Reservations:
         self._core.shred()
 
     def burn_open(self, peer: str | None = None) -> int:
-        """Burn everything reserved and not released (I4), with one peer or all; how many bits that were."""
+        """Burn everything reserved and not released (I4), with one peer or all; how many bits that were.
+
+        Keys that wait for an application are burnt by a start of this end only: the other end's copies may be in use.
+        """
         burnt = 0
         with self._core.transaction():
-            for row, with_peer, lane, start, n_bits in self._core.db.query(
-                "SELECT id, peer, lane, start, n_bits FROM reservations"
-                " WHERE state IN ('proposed', 'committed', 'skipped')"
+            for row, with_peer, lane, start, n_bits, state in self._core.db.query(
+                "SELECT id, peer, lane, start, n_bits, state FROM reservations"
+                " WHERE state IN ('proposed', 'committed', 'skipped', 'waiting')"
             ):
-                if peer is None or peer == with_peer:
+                if peer is None or (peer == with_peer and state != "waiting"):
                     burnt += self._burn_row(row, with_peer, Lane(lane), Range(start, n_bits))
         if burnt:
             self._core.shred()

@@ -54,6 +54,7 @@ from orchestrator.keystore.mac_keys import MacKeys
 from orchestrator.keystore.pieces import Pieces
 from orchestrator.keystore.reservations import Reservations
 from orchestrator.keystore.sealing import Kek
+from orchestrator.keystore.windows import Windows
 from orchestrator.randomness import RandomBytes, random_bytes
 from orchestrator.secret import SecretBits
 
@@ -74,6 +75,7 @@ class KeyStore:
         self._core = Core(db, Pieces(db, kek, store_id, random_bytes))
         self.deposits = Deposits(self._core, split)
         self.reservations = Reservations(self._core)
+        self.windows = Windows(self._core, self.reservations, random_bytes)
         self.mac_keys = MacKeys(self._core)
         self.generations = Generations(self._core, self.deposits, self.mac_keys)
         self._random_bytes = random_bytes
@@ -95,7 +97,7 @@ class KeyStore:
         meta = {
             "owner": owner.encode(),
             "store_id": store_id.encode(),
-            "split": f"{rule.auth_bits},{rule.auth_per_1024},{rule.otp_per_1024}".encode(),
+            "split": rule.text().encode(),
             "kek_check": kek.wrap(random_bytes(32)),
         }
         try:
@@ -107,8 +109,19 @@ class KeyStore:
         return cls(db, owner, kek, rule, random_bytes, store_id)
 
     @classmethod
-    def open(cls, path: Path, owner: str, kek: Kek, *, random_bytes: RandomBytes = random_bytes) -> KeyStore:
-        """Open the store of ``owner``, check its books (I9) and burn what was reserved (I4)."""
+    def open(
+        cls,
+        path: Path,
+        owner: str,
+        kek: Kek,
+        *,
+        split: SplitRule | None = None,
+        random_bytes: RandomBytes = random_bytes,
+    ) -> KeyStore:
+        """Open the store of ``owner``, check its books (I9) and burn what was reserved (I4).
+
+        ``split``: the rule for blocks from now on; those that lie here already keep theirs.
+        """
         db = cls.database_class(path, create=False)
         try:
             meta = {str(name): bytes(value) for name, value in db.query("SELECT name, value FROM meta")}
@@ -117,9 +130,11 @@ class KeyStore:
             if meta["owner"] != owner.encode():
                 raise StoreError(f"{path} is the key store of {meta['owner'].decode()!r}, not of {owner!r}")
             kek.unwrap(meta["kek_check"])
-            split = SplitRule(*(int(field) for field in meta["split"].decode().split(",")))
-            store = cls(db, owner, kek, split, random_bytes, meta["store_id"].decode())
+            before = SplitRule.of_text(meta["split"].decode())
+            store = cls(db, owner, kek, split or before, random_bytes, meta["store_id"].decode())
             store._core.check_books()
+            if store.split != before:
+                store.deposits.change_split(before)
             store._burn_what_was_reserved()
         except BaseException:
             db.close()

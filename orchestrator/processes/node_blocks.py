@@ -49,7 +49,7 @@ class BlockNotes:
             disclosed_bits=result.leak_bits,
             spent=_spent(result),
             secret_bits=result.secret_bits if result.key is not None else 0,
-            lanes=placed(store, record.peer, record.block_id, result.secret_bits),
+            lanes=placed(store, record.peer, record.block_id),
         )
 
 
@@ -116,12 +116,12 @@ def symbol_counts(counts: BlockCounts) -> SymbolCounts:
     return SymbolCounts(**{name: getattr(counts, name) for name in SymbolCounts.__struct_fields__})
 
 
-def placed(store: KeyStore, peer: str, block_id: str, n_bits: int) -> dict[str, Span]:
+def placed(store: KeyStore, peer: str, block_id: str) -> dict[str, Span]:
     """Where the key of a block lies in the store; nothing before both ends confirmed it."""
     starts = store.deposits.starts(peer, block_id)
     return {
         str(part.lane): Span(starts[part.lane], part.n_bits)
-        for part in (store.deposits.parts(n_bits) if starts else ())
+        for part in (store.deposits.parts(peer, block_id) if starts else ())
     }
 
 

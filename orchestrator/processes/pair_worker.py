@@ -250,13 +250,14 @@ class PairWorker:
             return False
         topic = f"{self._line.name}/meeting"
         try:
-            settled = reconcile_pending(
-                self._store,
-                self._agent.channel(self.peer, topic),
-                self._pair_end,
-                self.peer,
-                timeout_s=MEETING_TIMEOUT_S,
-            )
+            with self._store.letters(self.peer).meeting:
+                settled = reconcile_pending(
+                    self._store,
+                    self._agent.channel(self.peer, topic),
+                    self._pair_end,
+                    self.peer,
+                    timeout_s=MEETING_TIMEOUT_S,
+                )
         finally:
             self._agent.close_channel(self.peer, topic)
         if settled.rolled_back or settled.burnt_bits:

@@ -290,7 +290,7 @@ class Work:
             return
         starts = self._store.confirm_deposit(peer, name)
         self._shim.mark(Confirmed(peer, name))
-        for part in self._store.deposits.parts(len(key)):
+        for part in self._store.deposits.parts(peer, name):
             self.truth.add(peer, part.lane, starts[part.lane], key.take(part.offset, part.n_bits))
 
     def _reserve(self, peer: str) -> None:

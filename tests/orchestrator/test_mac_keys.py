@@ -74,13 +74,14 @@ def test_the_keys_are_sealed_and_kept_over_restarts(tmp_path: Path) -> None:
 def as_format_1(path: Path) -> None:
     """Turn a store into one of the first format, which knew neither generations nor reusable keys."""
     with sqlite3.connect(path) as db:
-        for table in ("mac_keys", "kept_secrets", "begun", "epsilons"):
+        for table in ("mac_keys", "kept_secrets", "begun", "epsilons", "sae_use"):
             db.execute(f"DROP TABLE {table}")
         db.execute("DROP INDEX reservations_open")
         db.execute(
             "CREATE INDEX reservations_open ON reservations (state) WHERE state IN ('proposed', 'committed')"
         )
         db.execute("ALTER TABLE peers DROP COLUMN generation")
+        db.execute("ALTER TABLE blocks DROP COLUMN split")
         db.execute("PRAGMA user_version=1")
     db.close()
 

@@ -1,0 +1,111 @@
+"""What two nodes say about keys for applications: windows of a lane, and batches of keys out of them.
+
+On a channel that the giving node opens (topic ``keys/...``)::
+
+    giving node                                              keeping node
+      Offer(range, context)          [one-time tag]  ->      follows, durably
+                                     <-  [one-time tag]      Accept(range, context)
+      Announce(Batch(...), tag)                      ->      checks, holds every key, durably
+                                     <-  [MAC]               Answer(Kept(...))
+
+A batch is tagged with 256 bits of the window itself, so that applications pay for their own authentication and never
+draw on the authentication lanes (I8): only a new window does.  The answer carries the pair's reusable MAC, which is
+computational: whoever forges it makes an application hold a key that its partner cannot fetch, and learns nothing.
+Key ids and the names of applications travel in the clear through the hub; keys never travel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Literal, TypeAlias
+
+from msgspec import Meta
+
+from orchestrator.keystore.lanes import Range
+from orchestrator.keystore.pair_macs import MAC_BYTES
+from orchestrator.keystore.windows import KEY_ID_BYTES, LeasedKey
+from orchestrator.one_time_tags import TAG_BYTES
+from orchestrator.wire.codec import Message
+
+TOPIC_PREFIX = "keys/"
+MOST_KEYS = 1024
+"""Keys in one batch."""
+Position: TypeAlias = Annotated[int, Meta(ge=0, lt=1 << 62)]
+KeyId: TypeAlias = Annotated[bytes, Meta(min_length=KEY_ID_BYTES, max_length=KEY_ID_BYTES)]
+SaeName: TypeAlias = Annotated[str, Meta(min_length=1, max_length=64)]
+Why: TypeAlias = Literal["full", "unknown"]
+"""Why a key is not kept: too many wait for that application, or this node does not serve it."""
+
+
+class KeyNote(Message, frozen=True):
+    """One key: bits ``start .. start + n_bits`` of the lane, from ``master`` to ``slave``."""
+
+    key_id: KeyId
+    start: Position
+    n_bits: Annotated[int, Meta(ge=8, le=1 << 24)]
+    master: SaeName
+    slave: SaeName
+
+    def leased(self) -> LeasedKey:
+        return LeasedKey(self.key_id, Range(self.start, self.n_bits))
+
+
+class Batch(Message, frozen=True):
+    """Keys that both ends give away together; its tag's key lies at ``start``."""
+
+    start: Position
+    keys: Annotated[tuple[KeyNote, ...], Meta(min_length=1, max_length=MOST_KEYS)]
+
+
+class Announce(Message, frozen=True):
+    """An encoded Batch under its one-time tag."""
+
+    body: Annotated[bytes, Meta(max_length=1 << 19)]
+    start: Position
+    tag: Annotated[bytes, Meta(min_length=TAG_BYTES, max_length=TAG_BYTES)]
+
+
+class Unkept(Message, frozen=True):
+    """A key of the batch that the keeping node burnt."""
+
+    key_id: KeyId
+    why: Why
+
+
+class Kept(Message, frozen=True):
+    """The batch at ``start`` is held, durably, but for some keys."""
+
+    start: Position
+    unkept: Annotated[tuple[Unkept, ...], Meta(max_length=MOST_KEYS)] = ()
+
+
+class Answer(Message, frozen=True):
+    """An encoded Kept under the pair's reusable MAC."""
+
+    body: Annotated[bytes, Meta(max_length=1 << 17)]
+    mac: Annotated[bytes, Meta(min_length=MAC_BYTES, max_length=MAC_BYTES)]
+
+
+class NotNow(Message, frozen=True):
+    """Either the stores have not been compared yet, or the window is gone; untagged, so that nothing follows from it."""
+
+
+def bound(label: str, generation: int, sender: str, receiver: str, body: bytes) -> bytes:
+    """What a tag or MAC covers besides the body: purpose, direction and generation of the pair."""
+    names = b"".join(len(name).to_bytes(2, "big") + name.encode() for name in (sender, receiver))
+    return f"qunetlab-{label}-v1".encode() + names + generation.to_bytes(8, "big") + body
+
+
+def places(runs: Iterable[Range], sizes: Iterable[int]) -> list[Range] | None:
+    """Where ranges of these sizes fit in ``runs``, one after the other and none over a gap; None if they do not."""
+    rest = iter(runs)
+    run = next(rest, None)
+    found: list[Range] = []
+    for size in sizes:
+        while run is not None and run.n_bits < size:
+            run = next(rest, None)
+        if run is None:
+            return None
+        found.append(Range(run.start, size))
+        run = Range(run.start + size, run.n_bits - size)
+    return found

@@ -1,0 +1,318 @@
+"""The keeping end of key delivery: copies that wait here for the applications of this node.
+
+A thread per peer listens on the channel that the peer's giving end opened last.  A window, and a batch out of it, is
+held durably before it is answered; a batch that is said again is answered again with the same words.  Keys wait on the
+:class:`Shelf` until their application fetches them, until their time is over, or until this node starts again; each
+leaves once, and all requests that arrive while a commit is being made share the next one.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from orchestrator import runtime
+from orchestrator.delivery.applications.announcing import (
+    Announce,
+    Answer,
+    Batch,
+    Kept,
+    KeyNote,
+    NotNow,
+    Unkept,
+    bound,
+)
+from orchestrator.delivery.applications.orders import uuid_text
+from orchestrator.delivery.key_desk import (
+    BadKeyRequestError,
+    DeliveredKey,
+    KeysUnavailableError,
+    WrongCallerError,
+)
+from orchestrator.keystore.errors import KeyStoreError, RefusedError
+from orchestrator.keystore.lanes import Range
+from orchestrator.keystore.reserving import Accept, Offer
+from orchestrator.keystore.steps import Expect
+from orchestrator.keystore.store import KeyStore
+from orchestrator.keystore.tagged import TaggedChannel
+from orchestrator.keystore.windows import LeasedKey, Use, WindowGoneError
+from orchestrator.one_time_tags import one_time_tag_fits
+from orchestrator.protocols.epsilons import forgery_bound
+from orchestrator.secret import SecretBits
+from orchestrator.wire.channel import Channel, ChannelError, ChannelTimeoutError
+from orchestrator.wire.codec import WireError, decode, encode
+
+logger = logging.getLogger(__name__)
+
+LISTEN_S = 0.5
+NOT_FOUND = "one or more keys specified are not found on KME"
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A key that waits for ``slave``; ``expires_s`` in monotonic seconds."""
+
+    peer: str
+    key: LeasedKey
+    master: str
+    slave: str
+    expires_s: float
+
+
+class Shelf:
+    """The keys that wait here, by id; any thread."""
+
+    def __init__(self, most_per_sae: int) -> None:
+        self._most = most_per_sae
+        self._lock = runtime.lock()
+        self._waiting: dict[str, Waiting] = {}
+        self._counts: Counter[str] = Counter()
+
+    def full_with(self, slave: str, more: int) -> bool:
+        """Whether no further key may wait for ``slave`` once ``more`` others do."""
+        with self._lock:
+            return self._counts[slave] + more >= self._most
+
+    def put(self, key: Waiting) -> None:
+        with self._lock:
+            self._waiting[uuid_text(key.key.key_id)] = key
+            self._counts[key.slave] += 1
+
+    def find(self, slave: str, master: str, key_ids: Sequence[str]) -> list[Waiting]:
+        """Raises WrongCallerError where a key waits for another application, BadKeyRequestError where it does not wait."""
+        with self._lock:
+            found = [self._waiting.get(key_id.lower()) for key_id in key_ids]
+        if any(key is not None and key.slave != slave for key in found):
+            raise WrongCallerError(f"a key asked for is not for {slave}")
+        keys = [key for key in found if key is not None and key.master == master]
+        if len(keys) != len(key_ids):
+            raise BadKeyRequestError(NOT_FOUND)
+        return keys
+
+    def drop(self, keys: Sequence[Waiting]) -> None:
+        with self._lock:
+            for key in keys:
+                if self._waiting.pop(uuid_text(key.key.key_id), None) is not None:
+                    self._counts[key.slave] -= 1
+
+    def late(self, now_s: float) -> list[Waiting]:
+        with self._lock:
+            return [key for key in self._waiting.values() if key.expires_s <= now_s]
+
+    def counts(self) -> dict[str, int]:
+        """Keys that wait, per application."""
+        with self._lock:
+            return {slave: count for slave, count in self._counts.items() if count}
+
+
+@dataclass
+class _Fetch:
+    keys: list[Waiting]
+    future: runtime.Future[list[DeliveredKey]]
+
+
+class KeyKeeper:
+    """Keeps copies for the applications of this node; see the module text."""
+
+    def __init__(
+        self,
+        store: KeyStore,
+        serves: Callable[[str], bool],
+        *,
+        today: Callable[[], int],
+        most_per_sae: int = 4096,
+        key_waits_s: float = 3600.0,
+    ) -> None:
+        """``serves(SAE)``: whether this node serves that application."""
+        self._store = store
+        self._serves = serves
+        self._today = today
+        self._key_waits_s = key_waits_s
+        self.shelf = Shelf(most_per_sae)
+        self._fetches: runtime.Queue[_Fetch | None] = runtime.queue()
+        self._newest: dict[str, Channel] = {}
+        self._last: dict[str, tuple[bytes, bytes]] = {}
+        self._stop = runtime.event()
+        self._fetcher: runtime.Thread | None = None
+
+    def start(self) -> None:
+        self._fetcher = runtime.spawn(self._serve_fetches, name="keys-out")
+
+    def close(self) -> None:
+        """Stop; requests that wait fail with KeysUnavailableError."""
+        self._stop.set()
+        self._fetches.put(None)
+        if self._fetcher is not None:
+            self._fetcher.join(timeout=10)
+
+    # -- out, to the applications --------------------------------------------------------------------
+
+    def fetch(self, slave: str, master: str, key_ids: Sequence[str]) -> runtime.Future[list[DeliveredKey]]:
+        """The copies that wait for ``slave``, each once, all or none, in the order asked for.
+
+        Raises WrongCallerError or BadKeyRequestError; the future may hold the latter or KeysUnavailableError.
+        """
+        keys = self.shelf.find(slave, master, key_ids)
+        fetch = _Fetch(keys, runtime.future())
+        self._fetches.put(fetch)
+        return fetch.future
+
+    def _serve_fetches(self) -> None:
+        while not self._stop.is_set():
+            group: list[_Fetch] = []
+            try:
+                first = self._fetches.get(timeout=LISTEN_S)
+                while first is not None:
+                    group.append(first)
+                    first = self._fetches.get_nowait()
+            except runtime.Empty:
+                pass
+            self._let_out(group, self.shelf.late(runtime.now()))
+        while not self._fetches.empty():
+            fetch = self._fetches.get_nowait()
+            if fetch is not None:
+                fetch.future.set_exception(KeysUnavailableError("this node is stopping"))
+
+    def burn_late(self, now_s: float) -> None:
+        """Burn what should have been fetched by ``now_s`` (monotonic)."""
+        self._let_out([], self.shelf.late(now_s))
+
+    def _let_out(self, group: list[_Fetch], late: list[Waiting]) -> None:
+        if not group and not late:
+            return
+        group = [fetch for fetch in group if fetch.future.set_running_or_notify_cancel()]
+        try:
+            with self._store.windows.group():
+                bits = [self._take(fetch.keys) for fetch in group]
+                for key in late:
+                    self._store.windows.forget(key.peer, self._store.windows.peers_lane(key.peer), key.key)
+        except KeyStoreError as error:
+            logger.warning("no key was given out: %s", error)
+            for fetch in group:
+                fetch.future.set_exception(KeysUnavailableError(f"the key store failed: {error}"))
+            return
+        except Exception as error:
+            logger.exception("no key was given out")
+            for fetch in group:
+                fetch.future.set_exception(KeysUnavailableError(f"the node failed: {type(error).__name__}"))
+            return
+        self.shelf.drop(late)
+        for fetch, taken in zip(group, bits, strict=True):
+            self.shelf.drop(fetch.keys)
+            if taken is None:
+                fetch.future.set_exception(BadKeyRequestError(NOT_FOUND))
+                continue
+            fetch.future.set_result(
+                [
+                    DeliveredKey(uuid_text(waiting.key.key_id), key)
+                    for waiting, key in zip(fetch.keys, taken, strict=True)
+                ]
+            )
+
+    def _take(self, keys: list[Waiting]) -> list[SecretBits] | None:
+        peer, slave = keys[0].peer, keys[0].slave
+        if any(key.peer != peer for key in keys):  # one master has one node
+            return None
+        n_bits = sum(key.key.place.n_bits for key in keys)
+        use = Use(slave, "slave", self._today(), len(keys), n_bits)
+        lane = self._store.windows.peers_lane(peer)
+        return self._store.windows.fetch(peer, lane, [key.key for key in keys], use)
+
+    # -- in, from the peers --------------------------------------------------------------------------
+
+    def listen(self, peer: str, channel: Channel) -> None:
+        """Serve the giving end of ``peer`` on a channel that it opened; the one before it is left."""
+        self._newest[peer] = channel
+        runtime.spawn(self._listen, peer, channel, name=f"keep-{peer}")
+
+    def _listen(self, peer: str, channel: Channel) -> None:
+        tagged = TaggedChannel(self._store, channel, peer)
+        wanted = Expect(plain=(Announce,), tagged=(Offer,))
+        while not self._stop.is_set() and self._newest.get(peer) is channel:
+            try:
+                if not self._store.letters(peer).settled_with:  # nothing could be checked yet
+                    channel.recv(LISTEN_S)
+                    tagged.send_plain(NotNow())
+                    continue
+                message, _ = tagged.expect(wanted, LISTEN_S)
+                if isinstance(message, Offer):
+                    self._window(peer, tagged, message)
+                elif isinstance(message, Announce):
+                    channel.send(self._answer(peer, message))
+            except ChannelTimeoutError:
+                continue
+            except ChannelError as error:
+                logger.info("keys from %s: %s", peer, error)
+                return
+            except (KeyStoreError, WireError) as error:
+                logger.warning("keys from %s: %s", peer, error)
+            except Exception:
+                logger.exception("keys from %s", peer)
+
+    def _window(self, peer: str, tagged: TaggedChannel, offer: Offer) -> None:
+        letters = self._store.letters(peer)
+        if not letters.settled_with or not letters.meeting.acquire(blocking=False):
+            tagged.send_plain(NotNow())
+            return
+        try:
+            if offer.lane != self._store.windows.peers_lane(peer):
+                raise RefusedError(f"{peer} offers a window of lane {offer.lane}, which is not its own")
+            self._store.windows.follow(peer, Range(offer.start, offer.n_bits), offer.context)
+            accept = Accept(offer.lane, offer.start, offer.n_bits, offer.context)
+            tagged.send(accept, f"window/{offer.context.hex()}/accept")
+        finally:
+            letters.meeting.release()
+
+    def _answer(self, peer: str, announce: Announce) -> bytes:
+        """Hold the keys of a batch, durably; what is said to the peer."""
+        said, answer = self._last.get(peer, (b"", b""))
+        if said == encode(announce):
+            return answer
+        store = self._store
+        lane, generation = store.windows.peers_lane(peer), store.generation(peer)
+        try:
+            key = store.windows.tag_key(peer, lane, announce.start)
+        except WindowGoneError:
+            return encode(NotNow())
+        data = bound("keys", generation, peer, store.owner, announce.body)
+        fits = one_time_tag_fits(key, data, announce.tag)
+        key.wipe()
+        if not fits:
+            store.auth(peer).wrong_tag(forgery_bound(len(data)))
+            store.letters(peer).rejected["wrong tag"] += 1
+            logger.warning("an announcement of keys by %s carries a wrong tag; nothing was changed", peer)
+            return encode(NotNow())
+        batch: Batch = decode(announce.body, Batch)
+        if batch.start != announce.start:
+            raise RefusedError(f"{peer} announces a batch at {batch.start} with the tag of {announce.start}")
+        unkept = self._hold(peer, batch, forgery_bound(len(data)))
+        body = encode(Kept(batch.start, unkept))
+        mac = store.auth(peer).mac(bound("kept", generation, store.owner, peer, body))
+        answer = encode(Answer(body, mac))
+        self._last[peer] = encode(announce), answer
+        return answer
+
+    def _hold(self, peer: str, batch: Batch, forgery: float) -> tuple[Unkept, ...]:
+        why: dict[bytes, Unkept] = {}
+        coming: Counter[str] = Counter()
+        for note in batch.keys:
+            if not self._serves(note.slave):
+                why[note.key_id] = Unkept(note.key_id, "unknown")
+            elif self.shelf.full_with(note.slave, coming[note.slave]):
+                why[note.key_id] = Unkept(note.key_id, "full")
+            else:
+                coming[note.slave] += 1
+        self._store.windows.hand(
+            peer, batch.start, [note.leased() for note in batch.keys], why.keys(), forgery
+        )
+        expires_s = runtime.now() + self._key_waits_s
+        for note in batch.keys:
+            if note.key_id not in why:
+                self.shelf.put(_waiting(peer, note, expires_s))
+        return tuple(why.values())
+
+
+def _waiting(peer: str, note: KeyNote, expires_s: float) -> Waiting:
+    return Waiting(peer, note.leased(), note.master, note.slave, expires_s)

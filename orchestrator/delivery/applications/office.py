@@ -1,0 +1,216 @@
+"""The key desk of one node: which application may have what, and how much of it.
+
+It knows the applications of the testbed file, checks every request before any key moves, and hands it to the giving end
+towards the peer (:mod:`orchestrator.delivery.applications.giving`) or to the keeping end (:mod:`orchestrator.delivery.applications.keeping`).
+What is answered follows ETSI GS QKD 014 v1.1.1, sections 5 and 6.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+from lab.key_delivery import Application, KeyDelivery
+from orchestrator import runtime
+from orchestrator.delivery.applications.giving import KeyGiver
+from orchestrator.delivery.applications.keeping import KeyKeeper
+from orchestrator.delivery.key_desk import (
+    BadKeyRequestError,
+    DeliveredKey,
+    DeliveryStatus,
+    KeyDeskError,
+    KeysUnavailableError,
+    WrongCallerError,
+)
+from orchestrator.events.delivery import DeliveryEvent, KeysDelivered, KeysRefused, RefusedFor, Side
+from orchestrator.keystore.errors import KeyStoreError
+from orchestrator.keystore.store import KeyStore
+from orchestrator.one_time_tags import TAG_KEY_BITS
+
+UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+
+
+class KeyOffice:
+    """The :class:`~orchestrator.delivery.key_desk.KeyDesk` of the node of ``user``; thread-safe."""
+
+    def __init__(
+        self,
+        user: str,
+        delivery: KeyDelivery,
+        applications: Mapping[str, Application],
+        store: KeyStore,
+        givers: Mapping[str, KeyGiver],
+        keeper: KeyKeeper,
+        *,
+        today: Callable[[], int],
+        tell: Callable[[DeliveryEvent], None] = lambda _: None,
+    ) -> None:
+        """``givers`` by the name of the peer; ``tell`` is given every delivery and refusal."""
+        self._user = user
+        self._delivery = delivery
+        self._applications = dict(applications)
+        self._store = store
+        self._givers = givers
+        self._keeper = keeper
+        self._today = today
+        self._tell = tell
+        self._rates = {name: _Rate(entry.requests_per_s) for name, entry in applications.items()}
+
+    def serves(self, sae: str) -> bool:
+        """Whether ``sae`` is an application of this node."""
+        entry = self._applications.get(sae)
+        return entry is not None and entry.user == self._user
+
+    # -- the three questions -------------------------------------------------------------------------
+
+    def status(self, caller: str, slave: str) -> DeliveryStatus:
+        """See :meth:`orchestrator.delivery.key_desk.KeyDesk.status`."""
+        giver, rules = self._giver(caller, slave), self._delivery
+        size = rules.key_size_bits
+        try:
+            free_bits = giver.free_bits()
+        except KeyStoreError as error:
+            raise KeysUnavailableError(f"the key store failed: {error}") from error
+        return DeliveryStatus(
+            source_kme_id=self._user,
+            target_kme_id=giver.peer,
+            master_sae_id=caller,
+            slave_sae_id=slave,
+            key_size=size,
+            stored_key_count=max(0, free_bits - TAG_KEY_BITS) // size,
+            max_key_count=rules.max_waiting_keys,
+            max_key_per_request=rules.max_keys_per_request,
+            max_key_size=rules.max_key_size_bits,
+            min_key_size=rules.min_key_size_bits,
+        )
+
+    def enc_keys(
+        self, caller: str, slave: str, number: int | None, size_bits: int | None
+    ) -> runtime.Future[list[DeliveredKey]]:
+        """See :meth:`orchestrator.delivery.key_desk.KeyDesk.enc_keys`."""
+
+        def ask() -> tuple[str, runtime.Future[list[DeliveredKey]]]:
+            giver = self._giver(caller, slave)
+            count = 1 if number is None else number
+            size = self._delivery.key_size_bits if size_bits is None else size_bits
+            self._check_size(count, size)
+            self._check_quota(caller, count * size)
+            return giver.peer, giver.order(caller, slave, count, size)
+
+        return self._asked(caller, "master", ask)
+
+    def dec_keys(
+        self, caller: str, master: str, key_ids: Sequence[str]
+    ) -> runtime.Future[list[DeliveredKey]]:
+        """See :meth:`orchestrator.delivery.key_desk.KeyDesk.dec_keys`."""
+
+        def ask() -> tuple[str, runtime.Future[list[DeliveredKey]]]:
+            giver = self._giver(caller, master)
+            if not 1 <= len(key_ids) <= self._delivery.max_keys_per_request:
+                raise BadKeyRequestError(
+                    f"a request names 1 to {self._delivery.max_keys_per_request} keys, got {len(key_ids)}"
+                )
+            if any(not UUID.fullmatch(key_id) for key_id in key_ids):
+                raise BadKeyRequestError("a key_ID is not a UUID")
+            if len({key_id.lower() for key_id in key_ids}) != len(key_ids):
+                raise BadKeyRequestError("a key_ID is named twice")
+            return giver.peer, self._keeper.fetch(caller, master, key_ids)
+
+        return self._asked(caller, "slave", ask)
+
+    # -- checks --------------------------------------------------------------------------------------
+
+    def _asked(
+        self, caller: str, side: Side, ask: Callable[[], tuple[str, runtime.Future[list[DeliveredKey]]]]
+    ) -> runtime.Future[list[DeliveredKey]]:
+        """What the checks let through; a refusal is a future that has failed.  Either way it is told."""
+        try:
+            self._check_rate(caller)
+            peer, future = ask()
+        except KeyDeskError as error:
+            refused: runtime.Future[list[DeliveredKey]] = runtime.future()
+            refused.set_exception(error)
+            self._tell(KeysRefused(self._named(caller), _reason(error), side))
+            return refused
+        future.add_done_callback(lambda done: self._told(caller, peer, side, done))
+        return future
+
+    def _told(self, caller: str, peer: str, side: Side, done: runtime.Future[list[DeliveredKey]]) -> None:
+        if done.cancelled():
+            return
+        error = done.exception()
+        if error is None:
+            keys = done.result()
+            self._tell(KeysDelivered(caller, peer, len(keys), sum(len(key.key) for key in keys), side))
+        else:
+            self._tell(KeysRefused(self._named(caller), _reason(error), side))
+
+    def _named(self, caller: str) -> str:
+        return caller if self.serves(caller) else ""
+
+    def _giver(self, caller: str, other: str) -> KeyGiver:
+        """The giving end towards the node of ``other``.  Raises WrongCallerError or BadKeyRequestError."""
+        if not self.serves(caller):
+            raise WrongCallerError(f"{caller} is no application of this node")
+        entry = self._applications.get(other)
+        if other == caller:
+            raise BadKeyRequestError("master and slave are the same application")
+        if entry is None:
+            raise BadKeyRequestError("the other application is not known here")
+        if entry.user == self._user:
+            raise BadKeyRequestError(f"{other} is served by this node too; keys are shared between two nodes")
+        return self._givers[entry.user]
+
+    def _check_size(self, number: int, size_bits: int) -> None:
+        rules = self._delivery
+        if not 1 <= number <= rules.max_keys_per_request:
+            raise BadKeyRequestError(f"number shall be 1 to {rules.max_keys_per_request}")
+        if size_bits % 8:
+            raise BadKeyRequestError("size shall be a multiple of 8")
+        if not rules.min_key_size_bits <= size_bits <= rules.max_key_size_bits:
+            raise BadKeyRequestError(
+                f"size shall be {rules.min_key_size_bits} to {rules.max_key_size_bits} bits"
+            )
+
+    def _check_quota(self, caller: str, bits: int) -> None:
+        most = self._applications[caller].bits_per_day
+        if most and self._store.windows.used_bits(caller, self._today()) + bits > most:
+            raise KeysUnavailableError(
+                f"the quota of {caller}, {most} bits a day, is used up", reason="quota"
+            )
+
+    def _check_rate(self, caller: str) -> None:
+        if caller in self._rates and not self._rates[caller].take():
+            most = self._applications[caller].requests_per_s
+            raise KeysUnavailableError(f"{caller} makes more than {most:g} requests a second", reason="quota")
+
+
+class _Rate:
+    """A bucket that holds one second's worth of requests."""
+
+    def __init__(self, per_s: float) -> None:
+        self._per_s = per_s
+        self._size = max(1.0, per_s)
+        self._left = self._size
+        self._at = runtime.now()
+        self._lock = runtime.lock()
+
+    def take(self) -> bool:
+        if not self._per_s:
+            return True
+        with self._lock:
+            now = runtime.now()
+            self._left = min(self._size, self._left + (now - self._at) * self._per_s)
+            self._at = now
+            if self._left < 1:
+                return False
+            self._left -= 1
+            return True
+
+
+def _reason(error: BaseException) -> RefusedFor:
+    if isinstance(error, BadKeyRequestError):
+        return "request"
+    if isinstance(error, WrongCallerError):
+        return "caller"
+    return error.reason if isinstance(error, KeysUnavailableError) else "store"

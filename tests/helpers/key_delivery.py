@@ -1,0 +1,169 @@
+"""Two nodes' key delivery over channels in memory: stores with key, giving and keeping ends, offices."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lab.key_delivery import Application, KeyDelivery
+from orchestrator import runtime
+from orchestrator.delivery.applications.giving import KeyGiver
+from orchestrator.delivery.applications.keeping import KeyKeeper
+from orchestrator.delivery.applications.office import KeyOffice
+from orchestrator.keystore.lanes import SplitRule
+from orchestrator.keystore.reconcile import reconcile_pending
+from orchestrator.keystore.sealing import Kek
+from orchestrator.keystore.store import KeyStore
+from orchestrator.secret import SecretBits
+from orchestrator.wire.channel import Channel, ChannelBrokenError
+from orchestrator.wire.memory_channel import memory_channel_pair
+
+KEK = Kek(b"k" * 32)
+SPLIT = SplitRule(otp_per_1024=128)
+SAES = {"app1": Application(user="alice"), "app2": Application(user="bob"), "app3": Application(user="bob")}
+Meddle = Callable[[str, int, bytes], bytes | None]
+"""(sender, number of its message, payload) -> what arrives; None: lost."""
+
+
+def honest(_: str, __: int, payload: bytes) -> bytes | None:
+    return payload
+
+
+class Meddled:
+    """One end of a channel whose messages an untrusted hub may change or lose."""
+
+    def __init__(self, channel: Channel, sender: str, world: KeyWorld) -> None:
+        self._channel, self._sender, self._world = channel, sender, world
+
+    def send(self, payload: bytes) -> None:
+        if self._world.cut:
+            raise ChannelBrokenError("the link is cut")
+        number = self._world.said[self._sender]
+        self._world.said[self._sender] += 1
+        arrives = self._world.meddle(self._sender, number, payload)
+        if arrives is not None:
+            self._channel.send(arrives)
+
+    def recv(self, timeout_s: float) -> bytes:
+        if self._world.cut:
+            runtime.sleep(min(timeout_s, 0.01))
+            raise ChannelBrokenError("the link is cut")
+        return self._channel.recv(timeout_s)
+
+
+class KeyWorld:
+    """alice (app1) and bob (app2, app3); ``start`` opens the stores, lets them meet and serves."""
+
+    def __init__(self, folder: Path, *, blocks: int = 4, block_bytes: int = 65536, **rules: Any) -> None:
+        self.folder = folder
+        self.rules = KeyDelivery(otp_per_1024=128, **rules)
+        self.saes = dict(SAES)
+        self.meddle: Meddle = honest
+        self.cut = False
+        self.said = {"alice": 0, "bob": 0}
+        self.told: list[Any] = []
+        self.stores: dict[str, KeyStore] = {}
+        self.givers: dict[str, KeyGiver] = {}
+        self.keepers: dict[str, KeyKeeper] = {}
+        self.offices: dict[str, KeyOffice] = {}
+        rng = np.random.default_rng(1)
+        secrets = rng.bytes(8192), rng.bytes(8192)
+        for name, peer, end in (("alice", "bob", "first"), ("bob", "alice", "second")):
+            with KeyStore.create(self.path(name), name, KEK, split=SPLIT) as store:
+                ab, ba = (SecretBits.from_bytes(secret) for secret in secrets)
+                store.install_initial_secret(peer, ab, ba, pair_end=end)  # type: ignore[arg-type]
+        for number in range(blocks):
+            self._deposit(f"b{number}", rng.bytes(block_bytes))
+
+    def path(self, name: str) -> Path:
+        return self.folder / f"{name}.db"
+
+    def peer(self, name: str) -> str:
+        return "bob" if name == "alice" else "alice"
+
+    def _deposit(self, block_id: str, key: bytes) -> None:
+        for name in ("alice", "bob"):
+            with KeyStore.open(self.path(name), name, KEK) as store:
+                store.deposit_pending(self.peer(name), block_id, SecretBits.from_bytes(key), b"")
+                store.confirm_deposit(self.peer(name), block_id)
+
+    def start(self, *names: str) -> KeyWorld:
+        for name in names or ("alice", "bob"):
+            peer = self.peer(name)
+            store = self.stores[name] = KeyStore.open(self.path(name), name, KEK)
+            keeper = self.keepers[name] = KeyKeeper(
+                store,
+                lambda sae, name=name: sae in self.saes and self.saes[sae].user == name,  # type: ignore[misc]
+                today=lambda: 20000,
+                most_per_sae=self.rules.max_waiting_keys,
+                key_waits_s=self.rules.key_waits_s,
+            )
+            giver = self.givers[name] = KeyGiver(
+                store,
+                peer,
+                lambda name=name: self._connect(name),  # type: ignore[misc]
+                today=lambda: 20000,
+                key_waits_s=self.rules.key_waits_s,
+            )
+            self.offices[name] = KeyOffice(
+                name,
+                self.rules,
+                self.saes,
+                store,
+                {peer: giver},
+                keeper,
+                today=lambda: 20000,
+                tell=self.told.append,
+            )
+            keeper.start()
+            giver.start()
+        return self
+
+    def _connect(self, name: str) -> Channel | None:
+        peer = self.peer(name)
+        if self.cut or peer not in self.keepers:
+            return None
+        ours, theirs = memory_channel_pair()
+        self.keepers[peer].listen(name, Meddled(theirs, peer, self))
+        return Meddled(ours, name, self)
+
+    def meet(self) -> None:
+        """The two stores are compared, as the workers of the pair do."""
+        ends = dict(zip(("alice", "bob"), memory_channel_pair(), strict=True))
+        results: dict[str, Any] = {}
+
+        def one(name: str) -> None:
+            store, peer = self.stores[name], self.peer(name)
+            with store.letters(peer).meeting:
+                results[name] = reconcile_pending(store, ends[name], store.pair_end(peer), peer, 10.0)
+
+        threads = [threading.Thread(target=one, args=(name,)) for name in ends]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(results) == 2
+
+    def stop(self, *names: str) -> None:
+        for name in names or tuple(self.stores):
+            self.givers.pop(name).close()
+            self.keepers.pop(name).close()
+            self.stores.pop(name).close()
+
+    def __enter__(self) -> KeyWorld:
+        self.start()
+        self.meet()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def give(self, number: int = 1, bits: int | None = None, slave: str = "app2") -> list[Any]:
+        return self.offices["alice"].enc_keys("app1", slave, number, bits).result(20)
+
+    def fetch(self, ids: list[str], slave: str = "app2", master: str = "app1") -> list[Any]:
+        return self.offices["bob"].dec_keys(slave, master, ids).result(20)
