@@ -39,6 +39,8 @@ class KeyDelivery(Section):
     min_key_size_bits: Size = 64  # smaller ones are refused
     max_key_size_bits: Size = 65536  # larger ones are refused
     max_keys_per_request: Annotated[int, Field(ge=1, le=1024)] = 128  # more are refused
+    stock_bits: Annotated[int, Field(ge=0)] = 262_144
+    """Free bits of each one-time-pad lane between users with applications up to which the ring makes key by itself."""
     max_waiting_keys: Annotated[int, Field(ge=1, le=10**6)] = 4096
     """Keys that may wait at a node for each application that is to fetch its copies there."""
     key_waits_s: Annotated[Positive, Plausible(1, 1e7)] = 3600.0  # a key not fetched by then is burnt

@@ -16,50 +16,30 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from lab import needs
-from lab.calibration.current import CurrentTestbed
-from lab.interlock.interlock import Interlock
-from lab.interlock.watching import watching
-from lab.readings import known_readings
-from lab.station import Station
 from lab.testbed import Testbed
 from orchestrator import runtime
-from orchestrator.events.process import Emit, NodeServing, PeerLedger
+from orchestrator.events.process import Emit, PeerLedger
 from orchestrator.events.status import BlockReport, Epsilons, LaneStock, Stock, pair_name
 from orchestrator.hub.agent import Agent, AgentEvent, LinkUp, TopicWaiting
-from orchestrator.hub.connect import connect_agent
 from orchestrator.keystore.agreement import deposit_block, reserve
 from orchestrator.keystore.lanes import AUTH_ALARM_BITS, AUTH_LANES, Lane, PairEnd, Range
-from orchestrator.keystore.sealing import Kek
 from orchestrator.keystore.store import KeyStore
-from orchestrator.light.calibration.parties import UserParty
 from orchestrator.light.leaving import leave_within
 from orchestrator.light.messages import LOST
-from orchestrator.light.own_station import OWN_DIRECTION, OwnStation, StationInstruments
-from orchestrator.light.tracking.polarization_kept import KeptSettings
+from orchestrator.light.own_station import OWN_DIRECTION
 from orchestrator.light.user import UserLight
 from orchestrator.postprocessing.block import BlockResult, run_block
-from orchestrator.postprocessing.cascade import compile_kernels
 from orchestrator.postprocessing.conversation import BlockAborted
 from orchestrator.processes.alarm_sources import (
-    CALIBRATION_EVERY_S,
-    INSTRUMENTS_EVERY_S,
     BlockErrors,
-    DarkSensors,
-    Polled,
     Refusals,
     Source,
-    of_calibrations,
-    of_instruments,
-    of_interlock,
     of_station,
     of_store,
 )
 from orchestrator.processes.alarm_watch import AlarmWatch
-from orchestrator.processes.calibrating import Calibrating
-from orchestrator.processes.data_sets import DataSets
 from orchestrator.processes.following import Following, telling
-from orchestrator.processes.interlock_causes import sensor_watch
+from orchestrator.processes.node_applications import NodeApplications
 from orchestrator.processes.node_blocks import (
     Block,
     auth_heads,
@@ -67,19 +47,14 @@ from orchestrator.processes.node_blocks import (
     block_lit,
     reported,
 )
-from orchestrator.processes.node_control import NODE_ERRORS, NodeControl
-from orchestrator.processes.node_store import open_node_store
 from orchestrator.processes.pair_lines import LowWater
 from orchestrator.processes.pair_worker import PairWorker
-from orchestrator.processes.readings_told import ReadingsTold
-from orchestrator.processes.role_records import Readings, keep_testbed, lane_books
+from orchestrator.processes.role_records import Readings, keep_testbed
 from orchestrator.protocols.block_planning import plan_for
 from orchestrator.records.keeping import Records
-from orchestrator.records.kinds import RoleStopped
-from orchestrator.scheduling.fencing import EpochFile, Fence
+from orchestrator.scheduling.fencing import Fence
 from orchestrator.scheduling.lease_party import HeldLease, LeaseParty, LightChannels
 from orchestrator.wire.channel import Channel
-from orchestrator.wire.control_socket import ControlSocket
 from orchestrator.wire.fields import REASON_LIMIT
 from orchestrator.wire.messages import (
     KEY,
@@ -127,6 +102,7 @@ class Node:
         state_dir: Path | None = None,
         records: Records | None = None,
         readings: Readings = tuple,
+        applications: NodeApplications | None = None,
     ) -> None:
         """``current``: the testbed as it is calibrated at the moment of asking, ``testbed`` for good without it;
         ``calibrating`` takes this node's part in a calibration, in which no key is made.
@@ -148,6 +124,7 @@ class Node:
         self._stopping = False
         self._errors = BlockErrors()
         self._following = Following(name, emit)
+        self._applications = applications
         own: list[Source] = [
             of_store(store, self.waits_why),
             of_station(lambda: light.stays_in()),
@@ -155,7 +132,8 @@ class Node:
             self._errors,
         ]
         self.alarms = AlarmWatch(agent, name, testbed.alarm_table(), [*own, *sources], emit, state_dir)
-        self._wanted: dict[tuple[str, str], int] = {}
+        self._wanted: dict[str, int] = {}
+        self._told_demand: dict[str, int] = {}
         self._told: deque[BlockReport] = deque(maxlen=REPORTS_KEPT)
         self._in_work: set[tuple[int, int]] = set()
         self._party = LeaseParty(
@@ -179,6 +157,8 @@ class Node:
             worker.start()
         self.report_stock()
         self.alarms.start()
+        if self._applications is not None:
+            self._applications.start(self.report_stock)
         try:
             self._party.serve(stop)
         finally:
@@ -187,6 +167,8 @@ class Node:
                 leave_within(self._light, ASIDE_PATIENCE_S)
                 self.alarms.look()
             self.alarms.close()
+            if self._applications is not None:
+                self._applications.close()
             for worker in self.workers.values():
                 worker.close()
 
@@ -231,9 +213,16 @@ class Node:
         They are repeated at every new link to the hub: an orchestrator that was killed may have lost them.
         """
         for peer, bits in wanted.items():
-            pair = self.pair_with(peer)
-            self._wanted[pair] = bits
-            self._agent.control_send(Demand(*pair, bits))
+            self._wanted[peer] = bits
+            self._tell_demand(peer)
+
+    def _tell_demand(self, peer: str, *, again: bool = True) -> None:
+        """What the client and the applications want with ``peer``; unless ``again``, only if it is something new."""
+        for_applications = self._applications.wanted(peer) if self._applications is not None else 0
+        bits = max(self._wanted.get(peer, 0), for_applications)
+        if again or bits != self._told_demand.get(peer, 0):
+            self._told_demand[peer] = bits
+            self._agent.control_send(Demand(*self.pair_with(peer), bits))
 
     def report_stock(self) -> None:
         """Tell how many bits are free with each peer in each lane; the scheduler goes by the mask lane."""
@@ -243,6 +232,8 @@ class Node:
             for lane, bits in self._store.stock(peer).items()
         ]
         self._agent.control_send(Stock(stock))
+        for peer in self.peers:
+            self._tell_demand(peer, again=False)
 
     def epsilons(self, peer: str) -> Epsilons:
         """What may have gone wrong with ``peer``, added up over its blocks and tags."""
@@ -257,13 +248,14 @@ class Node:
 
     def _on_event(self, event: AgentEvent) -> None:
         if isinstance(event, TopicWaiting) and event.peer in self.workers:
-            self.workers[event.peer].offered(event.topic)
+            if self._applications is None or not self._applications.offered(event.peer, event.topic):
+                self.workers[event.peer].offered(event.topic)
         elif isinstance(event, LinkUp):
             self.alarms.new_listener()
             self.report_stock()
             self._agent.control_send(ReportedBefore(list(self._told), tuple(self._in_work)))
-            for pair, bits in list(self._wanted.items()):
-                self._agent.control_send(Demand(*pair, bits))
+            for peer in {*self._wanted, *self._told_demand}:
+                self._tell_demand(peer)
 
     def _objection(self, offer: LeaseOffer) -> str | None:
         pair = (offer.first, offer.second)
@@ -400,101 +392,3 @@ class Node:
         self._emit(report)
         self.report_stock()
         self._agent.control_send(self.epsilons(block.peer))
-
-
-def run_node(
-    current: CurrentTestbed,
-    name: str,
-    secrets_dir: Path,
-    state_dir: Path,
-    station: Station,
-    interlock: Interlock,
-    stop: runtime.Event,
-    *,
-    emit: Emit,
-    kek: Kek | None = None,
-    records: Records | None = None,
-    data_sets: DataSets | None = None,
-) -> None:
-    """Run the node until ``stop``; the caller leaves the instruments safe.
-
-    ``current``: the testbed as it is calibrated at the moment of asking.  ``records`` get blocks and what left the store.
-    """
-    from orchestrator.delivery.service import DeliveryService
-    from orchestrator.wire.curve import load_keys
-    from orchestrator.wire.revoked import RevokedKeys
-
-    kept, sets = records or Records(None), data_sets or DataSets()
-    testbed = current()
-    owned = StationInstruments.of(station)
-    light = UserLight(testbed, name, station.get(needs.MODULATOR), owned, kept=KeptSettings(state_dir))
-    unready = interlock.unless_latched(light.set_up)
-    compile_kernels()
-
-    def recover() -> None:
-        station.recover()
-        light.set_up()
-
-    def party(calibrated: Testbed) -> UserParty:
-        light.use(calibrated)
-        own = OwnStation(calibrated, name, owned)
-        return UserParty(calibrated, name, light, own, current.book())
-
-    dark = DarkSensors(owned.sensors, light.is_in_ring)
-
-    def check() -> None:
-        station.check()
-        light.step_aside_if_dark()
-        dark.read()
-
-    ages = Polled(of_calibrations(current.book, name), CALIBRATION_EVERY_S, "calibrations")
-    slow = Polled(of_instruments(station), INSTRUMENTS_EVERY_S, "instruments")
-    with ages, slow, open_node_store(testbed, name, secrets_dir, state_dir, kek) as store:
-        agent = connect_agent(testbed, name, secrets_dir)
-        calibrating = Calibrating(current, agent, emit, functools.partial(sets.begin, station))
-        node = Node(
-            testbed,
-            name,
-            light,
-            store,
-            agent,
-            Fence(EpochFile(state_dir / "fence")),
-            emit,
-            recover=recover,
-            check=check,
-            current=current,
-            calibrating=lambda lease: calibrating.user(lease, name, party),
-            permit=interlock.check,
-            unready=unready,
-            make_safe=station.safe,
-            sources=[of_interlock(interlock), dark, ages, slow, sets],
-            state_dir=state_dir,
-            records=kept,
-            readings=lambda: known_readings(station),
-        )
-        interlock.when_tripped(node.interrupt)
-        node.alarms.when_looked(sets.look, ReadingsTold.of_user(agent, testbed.alarm_table()).look)
-        service = DeliveryService(
-            store,
-            node.peers,
-            node.reserve,
-            keys=load_keys(secrets_dir),
-            client_key=testbed.public_key(f"fl-{name}"),
-            client_role=f"fl-{name}",
-            endpoint=testbed.user(name).delivery,
-            demand=node.demand,
-            revoked=RevokedKeys(state_dir),
-            records=kept,
-        )
-        try:
-            service.start()
-            emit(NodeServing(delivery=service.endpoint))
-            control = NodeControl(testbed, store, node.workers, service.gate, node.alarms)
-            watches = [sensor_watch(testbed, name, owned.sensors, light.is_in_ring)]
-            with ControlSocket(state_dir, control, NODE_ERRORS), watching(interlock, watches):
-                node.serve(stop)
-        finally:
-            service.close()
-            node.emit_books()
-            kept.keep(RoleStopped(lanes=lane_books(store)))
-            agent.close()

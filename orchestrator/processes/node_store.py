@@ -21,10 +21,11 @@ from pathlib import Path
 from lab.testbed import Testbed
 from orchestrator.durable import SPENT, destroy_file, destroy_spent, move_file, sync_path
 from orchestrator.keystore.errors import SealError, StoreError
-from orchestrator.keystore.lanes import PairEnd, SplitRule
+from orchestrator.keystore.lanes import PairEnd
 from orchestrator.keystore.pair_secret import SUFFIX, PairSecret, PairSecretError
 from orchestrator.keystore.sealing import Kek
 from orchestrator.keystore.store import KeyStore
+from orchestrator.processes.node_applications import split_rule
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ def open_node_store(
     if not path.exists():
         _create(testbed, name, kek, initial, path)
     try:
-        store = KeyStore.open(path, name, kek)
+        store = KeyStore.open(path, name, kek, split=split_rule(testbed))
     except SealError as error:
         raise SealError(
             f"{path} cannot be opened with {source}: {error}. Put back the store.key that the"
@@ -85,7 +86,7 @@ def _create(testbed: Testbed, name: str, kek: Kek, initial: Path, path: Path) ->
     for leftover in sorted(path.parent.glob(partial.name + "*")):
         logger.warning("%s was left by a first start that did not come to its end: making it again", leftover)
         destroy_file(leftover)
-    with KeyStore.create(partial, name, kek, split=SplitRule(testbed.protocol.auth_refill_bits)) as store:
+    with KeyStore.create(partial, name, kek, split=split_rule(testbed)) as store:
         for peer, secret in secrets.items():
             _install(store, peer, secret)
     with KeyStore.open(partial, name, kek) as store:

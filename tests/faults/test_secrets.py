@@ -53,7 +53,7 @@ from orchestrator.events.common import Serving
 from orchestrator.events.process import Emit, ProcessEvent, line_of
 from orchestrator.light.symbols import SymbolFrame
 from orchestrator.processes import node as node_module
-from orchestrator.processes.node import run_node
+from orchestrator.processes.node_process import run_node
 from orchestrator.processes.node_store import InitialSecretError, open_node_store
 from orchestrator.processes.orchestrator import run_orchestrator
 from orchestrator.processes.relay import run_relay

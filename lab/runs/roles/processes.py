@@ -95,7 +95,7 @@ def node_role(
     from lab.checking import checked_testbed
     from lab.guard import guarded_role
     from lab.runs.testbeds.store_key import StoreKey
-    from orchestrator.processes.node import run_node
+    from orchestrator.processes.node_process import run_node
 
     runtime = Runtime(name, path, secrets, state, tell)
     _require_user(runtime, name)

@@ -1,0 +1,129 @@
+"""The applications of a node: its desk, and the two ends of key delivery with every other node.
+
+The ring makes key for them by itself: where both users of a pair have applications, and this node's one-time-pad lane
+holds less than the testbed file says, :meth:`NodeApplications.wanted` names the stock of masks with which enough of
+that lane will have come, since every block is divided in the same way.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from lab.testbed import Testbed
+from orchestrator import runtime
+from orchestrator.delivery.applications.announcing import TOPIC_PREFIX
+from orchestrator.delivery.applications.giving import KeyGiver
+from orchestrator.delivery.applications.keeping import KeyKeeper
+from orchestrator.delivery.applications.office import KeyOffice
+from orchestrator.events.delivery import DeliveryEvent, KeysRefused
+from orchestrator.hub.agent import Agent
+from orchestrator.keystore.lanes import Lane, SplitRule
+from orchestrator.keystore.store import KeyStore
+from orchestrator.randomness import random_hex
+from orchestrator.wire.channel import Channel
+
+DAY_S = 86400
+REPORT_EVERY_S = 1.0
+
+
+def split_rule(testbed: Testbed) -> SplitRule:
+    """How this testbed divides its blocks."""
+    return SplitRule(testbed.protocol.auth_refill_bits, otp_per_1024=testbed.key_delivery.otp_per_1024)
+
+
+def utc_day() -> int:
+    """Days since 1970 by the wall clock, for daily quotas."""
+    return int(time.time()) // DAY_S
+
+
+class NodeApplications:
+    """Made with the store, started before the node serves, closed after it; any thread."""
+
+    def __init__(
+        self,
+        testbed: Testbed,
+        name: str,
+        store: KeyStore,
+        agent: Agent,
+        *,
+        tell: Callable[[DeliveryEvent], None] = lambda _: None,
+        today: Callable[[], int] = utc_day,
+    ) -> None:
+        """``tell`` is given every delivery and refusal, by the thread that carries it out."""
+        rules = testbed.key_delivery
+        self._rules, self._store, self._agent, self._tell = rules, store, agent, tell
+        self._name = name
+        users = {entry.user for entry in testbed.sae.values()}
+        self.peers = tuple(
+            user for user in testbed.user_names() if name in users and user in users and user != name
+        )
+        self._on_change: Callable[[], None] = lambda: None
+        self._reported_s = runtime.now()
+        self._givers = {
+            peer: KeyGiver(
+                store,
+                peer,
+                lambda peer=peer: self._connect(peer),  # type: ignore[misc]
+                today=today,
+                key_waits_s=rules.key_waits_s,
+            )
+            for peer in self.peers
+        }
+        self.keeper = KeyKeeper(
+            store,
+            lambda sae: self.office.serves(sae),
+            today=today,
+            most_per_sae=rules.max_waiting_keys,
+            key_waits_s=rules.key_waits_s,
+        )
+        self.office = KeyOffice(
+            name, rules, testbed.sae, store, self._givers, self.keeper, today=today, tell=self._happened
+        )
+
+    def start(self, on_change: Callable[[], None]) -> None:
+        """Serve; ``on_change`` is called now and then while stocks change."""
+        self._on_change = on_change
+        if self.peers:
+            self.keeper.start()
+            for giver in self._givers.values():
+                giver.start()
+
+    def close(self) -> None:
+        """Stop; requests that wait fail."""
+        if self.peers:
+            for giver in self._givers.values():
+                giver.close()
+            self.keeper.close()
+
+    def offered(self, peer: str, topic: str) -> bool:
+        """Whether a topic that ``peer`` opened is about keys for applications; then it is served."""
+        if not topic.startswith(TOPIC_PREFIX) or peer not in self._givers:
+            return False
+        self.keeper.listen(peer, self._agent.channel(peer, topic))
+        return True
+
+    def wanted(self, peer: str) -> int:
+        """The stock of masks with ``peer``, in bits, up to which the ring should make key for applications; 0 if enough."""
+        if peer not in self._givers:
+            return 0
+        short = self._rules.stock_bits - self._givers[peer].free_bits()
+        if short <= 0:
+            return 0
+        block = {part.lane: part.n_bits for part in self._store.split.parts(1 << 20)}
+        more = short * block[Lane.MASK] // block[Lane.OTP_AB] if block.get(Lane.OTP_AB) else 0
+        return self._store.stock(peer)[Lane.MASK] + more
+
+    def _connect(self, peer: str) -> Channel | None:
+        if peer not in self._agent.peers:
+            return None
+        return self._agent.channel(peer, f"{TOPIC_PREFIX}{self._name}/{random_hex(12)}")
+
+    def _happened(self, event: DeliveryEvent) -> None:
+        self._tell(event)
+        if isinstance(event, KeysRefused) and event.reason != "short":
+            return
+        now = runtime.now()
+        if now - self._reported_s >= REPORT_EVERY_S:
+            self._reported_s = now
+            self._on_change()
