@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("drivers", "sim_backends", "lab", "orchestrator", "fl")
 
 ALLOWED = {
+    "orchestrator/delivery/certificates.py": "whether a certificate is valid today",
     "orchestrator/processes/node_applications.py": "the calendar day of a daily quota",
     "orchestrator/scheduling/ring_queue.py": "when entries of the queue came and are due, for people",
     "sim_backends/detectors/websq.py": "the instrument's own time stamp in front of its counts",
