@@ -25,6 +25,7 @@ from orchestrator.events.status import PeerItem
 from orchestrator.hub.session import ClientSession, Phase, SessionEndError
 from orchestrator.hub.table import AgentChannel, ChannelTable, TableLimits
 from orchestrator.randomness import jittered, random_hex
+from orchestrator.wire.agreed import Agreed
 from orchestrator.wire.budget import ITEM_BYTES, BudgetedQueue, ByteBudget, decoded_cost, waiting_cost
 from orchestrator.wire.codec import WireError, decode, encode, packed
 from orchestrator.wire.curve import CurveKeys
@@ -116,8 +117,10 @@ class Agent:
         transport: Transport | None = None,
         limits: AgentLimits | None = None,
         clock: Callable[[], float] = runtime.now,
+        agreed: Agreed | None = None,
     ) -> None:
         self.role = role
+        self._agreed = agreed or Agreed()
         self._keys = keys
         self._hub_public = hub_public_key
         self._endpoints = (control_endpoint, bulk_endpoint)
@@ -322,7 +325,8 @@ class Agent:
                 raise SessionEndError(state, state.value)
         if session.phase is Phase.CONNECTING and states == [LinkState.UP, LinkState.UP]:
             session.phase = Phase.GREETING
-            session.send_control(encode(Hello(self.role, PROTOCOL_VERSION, self._instance)), now_s)
+            hello = Hello(self.role, PROTOCOL_VERSION, self._instance, self._agreed)
+            session.send_control(encode(hello), now_s)
         if session.phase is not Phase.UP:
             waited_s = now_s - session.started_s
             if waited_s > self._limits.connect_timeout_s:
@@ -355,8 +359,11 @@ class Agent:
                     self._welcomed(session, message)
                 case Refused(code="hello-first"):
                     raise SessionEndError(LinkState.LOST, message.detail)
-                case Refused(code="identity" | "version" | "full"):
+                case Refused(code="identity" | "version" | "testbed" | "full"):
                     raise SessionEndError(LinkState.REFUSED, message.detail)
+                case Refused(code="malformed") if session.phase is Phase.GREETING:
+                    told = f"the hub does not understand our greeting (version {PROTOCOL_VERSION}): it runs an older release"
+                    raise SessionEndError(LinkState.REFUSED, f"{told}; install the same on both machines")
                 case Superseded():
                     raise SessionEndError(LinkState.SUPERSEDED, LinkState.SUPERSEDED.value)
                 case TelemetryItem():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lab.agreed import agreed_on
 from lab.testbed import Testbed
 from orchestrator.hub.agent import Agent
 from orchestrator.wire.curve import load_keys
@@ -22,6 +23,7 @@ def connect_agent(testbed: Testbed, role: str, secrets_dir: Path) -> Agent:
         testbed.public_key("orchestrator"),
         testbed.hub.control,
         testbed.hub.bulk,
+        agreed=agreed_on(testbed),
     )
     agent.start()
     return agent

@@ -58,7 +58,15 @@ class PeerMessage:
     session: int = field(default=0, compare=False)
 
 
-HubEvent: TypeAlias = PeerUp | PeerDown | PeerMessage
+@dataclass(frozen=True)
+class PeerRefused:
+    """``role`` greeted and was not let in: another version, release or testbed file than the hub's."""
+
+    role: str
+    reason: str
+
+
+HubEvent: TypeAlias = PeerUp | PeerDown | PeerMessage | PeerRefused
 
 
 @dataclass
@@ -70,6 +78,8 @@ class HubCounters:
     malformed: int = 0
     strangers: int = 0
     refused: int = 0
+    disagreeing: int = 0
+    """Greetings refused over another version, release or testbed file."""
     stale: int = 0
     undelivered: int = 0
     overloads: int = 0

@@ -25,11 +25,22 @@ from itertools import islice
 from orchestrator import runtime
 from orchestrator.events.common import read_item
 from orchestrator.events.status import OBSERVER, PeerItem
-from orchestrator.hub.events import HubCounters, HubError, HubEvent, HubLimits, PeerDown, PeerMessage, PeerUp
+from orchestrator.hub.events import (
+    HubCounters,
+    HubError,
+    HubEvent,
+    HubLimits,
+    PeerDown,
+    PeerMessage,
+    PeerRefused,
+    PeerUp,
+)
 from orchestrator.hub.outbox import Outbox, reply
+from orchestrator.wire.agreed import Agreed
 from orchestrator.wire.budget import ITEM_BYTES, BudgetedQueue, ByteBudget, decoded_cost
 from orchestrator.wire.codec import WireError, decode
 from orchestrator.wire.curve import CurveKeys
+from orchestrator.wire.fields import REASON_LIMIT
 from orchestrator.wire.links import Frame, LinkBusyError, LinkError, Listener, QueueLimits, Transport
 from orchestrator.wire.messages import (
     BULK_LIMIT,
@@ -56,6 +67,7 @@ from orchestrator.wire.messages import (
     TelemetryItem,
     Welcome,
     chunk_cost,
+    version_of,
 )
 from orchestrator.wire.revoked import RevokedKeys
 
@@ -65,6 +77,10 @@ BULK_QUEUES = QueueLimits(BULK_LIMIT, unsent=32, unread=32)
 bound them: a sender that comes back begins with a fresh window."""
 FAREWELL_S = 0.1
 """Between the last message and closing: a client that sees its connection end drops what it has not read."""
+
+
+def _versions(role: str, version: int | None) -> str:
+    return f"the hub speaks version {PROTOCOL_VERSION}, {role} {version}: install the same release on both machines"
 
 
 @dataclass
@@ -92,8 +108,11 @@ class Hub:
         limits: HubLimits | None = None,
         clock: Callable[[], float] = runtime.now,
         revoked: RevokedKeys | None = None,
+        agreed: Agreed | None = None,
     ) -> None:
+        """``agreed``: what every peer's machine must have as ours has it; without it nobody is asked."""
         self.epoch = epoch
+        self._agreed = agreed
         self._revoked = revoked
         self.control_endpoint = control_endpoint
         self.bulk_endpoint = bulk_endpoint
@@ -212,7 +231,14 @@ class Hub:
     def _on_control(self, role: str, connection: bytes, frames: list[Frame]) -> None:
         if len(frames) != 1:
             raise WireError("a control message is one frame")
-        message: FromPeer = decode(frames[0], FromPeer)
+        try:
+            message: FromPeer = decode(frames[0], FromPeer)
+        except WireError:
+            version = version_of(frames[0])
+            if version in (None, PROTOCOL_VERSION):
+                raise
+            self._disagree(role, connection, "version", _versions(role, version))
+            return
         if isinstance(message, Hello):
             self._on_hello(role, connection, message)
             return
@@ -235,10 +261,10 @@ class Hub:
             self._refuse(self._control, connection, "identity", detail)
             return
         if hello.version != PROTOCOL_VERSION:
-            detail = (
-                f"the hub speaks version {PROTOCOL_VERSION}, {role} {hello.version}: install the same release"
-            )
-            self._refuse(self._control, connection, "version", detail)
+            self._disagree(role, connection, "version", _versions(role, hello.version))
+            return
+        if self._agreed is not None and (why := self._agreed.objection(role, hello.agreed)):
+            self._disagree(role, connection, "testbed", why)
             return
         if hello.instance in self._superseded:
             reply(self._control, connection, Superseded())
@@ -265,6 +291,13 @@ class Hub:
                 self._peers[role] = known
         limits = self._limits
         self._tell(known, Welcome(role, self.epoch, limits.heartbeat_s, limits.lost_after_s))
+
+    def _disagree(self, role: str, connection: bytes, code: str, detail: str) -> None:
+        """Keep a peer out that was set up otherwise than the hub; it is told, and so is the process."""
+        self.counters.disagreeing += 1
+        detail = detail[:REASON_LIMIT]
+        self._refuse(self._control, connection, code, detail)
+        self._events.offer(PeerRefused(role, detail), role, decoded_cost(len(detail)))
 
     def _supersede(self, old: _Peer) -> None:
         """Another process showed the same key: the older one is told, and stays out for good."""

@@ -38,7 +38,7 @@ from orchestrator.events.status import (
     pair_name,
 )
 from orchestrator.events.status import ORCHESTRATOR as ROLE
-from orchestrator.hub.events import HubEvent, PeerDown, PeerMessage, PeerUp
+from orchestrator.hub.events import HubEvent, PeerDown, PeerMessage, PeerRefused, PeerUp
 from orchestrator.hub.hub import Hub
 from orchestrator.keystore.errors import StoreError
 from orchestrator.processes.orchestrator_config import OrchestratorConfig, config_of
@@ -133,6 +133,7 @@ class Orchestrator:
             limits=config.limits,
             clock=clock,
             revoked=RevokedKeys(state_dir),
+            agreed=config.agreed,
         )
         now_s = clock()
         self.leases = RingLeases(self.epoch, offer_timeout_s=config.offer_timeout_s, drain_s=config.drain_s)
@@ -196,6 +197,11 @@ class Orchestrator:
                 else:
                     self._party(PeerStatus(role, False, reason=reason), now_s)
                     self._send(self.leases.peer_down(role, now_s))
+            case PeerRefused(role, reason):
+                self._board.refused(role, reason)
+                kept_out = PeerStatus(role, False, reason=f"refused: {reason}"[:REASON_LIMIT])
+                if role in self._peers and not self._peers[role].present and kept_out != self._peers[role]:
+                    self._party(kept_out, now_s)
             case PeerMessage(role, message, session):
                 self._on_message(role, message, session, now_s)
 

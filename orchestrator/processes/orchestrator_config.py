@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from lab.agreed import agreed_on
 from orchestrator.events.status import Light, Monitoring
 from orchestrator.hub.events import HubLimits
 from orchestrator.light.tracking.polarization import parties
 from orchestrator.protocols.block_planning import plan_for
 from orchestrator.scheduling.scheduler import Pair, Policy
+from orchestrator.wire.agreed import Agreed
 
 if TYPE_CHECKING:
     from lab.testbed import Testbed
@@ -34,6 +36,7 @@ class OrchestratorConfig:
     save_every_s: float = 10.0
     limits: HubLimits = field(default_factory=HubLimits)
     policy: Policy = field(default_factory=Policy)
+    agreed: Agreed | None = None
 
 
 CLIMB_S = 180.0
@@ -63,4 +66,5 @@ def config_of(testbed: Testbed) -> OrchestratorConfig:
         light_limit_s=60.0 + 50.0 * light_s + CLIMB_S * _climbers(testbed),
         control_endpoint=testbed.hub.control,
         bulk_endpoint=testbed.hub.bulk,
+        agreed=agreed_on(testbed),
     )

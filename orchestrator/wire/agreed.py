@@ -17,6 +17,10 @@ Section: TypeAlias = Annotated[str, Meta(min_length=1, max_length=64)]
 Digest: TypeAlias = Annotated[str, Meta(pattern=r"\A[0-9a-f]{16}\Z")]
 
 
+MOST_NAMED = 5
+"""Sections that a refusal names, so that it stays a sentence."""
+
+
 class Agreed(Message, frozen=True):
     """``release`` of qunetlab, and the digest of each section of the testbed file, 64 bits as 16 hexadecimal digits."""
 
@@ -36,16 +40,18 @@ class Agreed(Message, frozen=True):
                 f"{role} runs qunetlab {theirs.release or 'of an unknown release'}, the hub {self.release}: install the same "
                 "release on both machines"
             )
-        names = sorted({*self.testbed, *theirs.testbed})
-        differing = [name for name in names if self.testbed.get(name) != theirs.testbed.get(name)]
-        if not differing:
+        differing = [name for name in self.testbed if self.testbed[name] != theirs.testbed.get(name)]
+        unknown = len(theirs.testbed.keys() - self.testbed.keys())
+        if not differing and not unknown:
             return ""
-        told = ", ".join(
-            f"[{name}] ({role} {theirs.testbed.get(name, 'has none')}, hub {self.testbed.get(name, 'has none')})"
-            for name in differing[:4]
+        named = [f"[{name}]" for name in differing[:MOST_NAMED]]
+        if more := len(differing) - len(named) + unknown:
+            named.append(f"{more} more")
+        first = differing[0] if differing else ""
+        digests = (
+            f" ([{first}]: {theirs.testbed.get(first, 'none')}, here {self.testbed[first]})" if first else ""
         )
-        more = f" and {len(differing) - 4} more sections" if len(differing) > 4 else ""
         return (
-            f"the testbed file of {role} differs from the hub's in {told}{more}: bring the same testbed.toml to both machines "
-            "and start the role again; `qunetlab check --json` shows the digests"
+            f"the testbed file of {role} differs from the hub's in {', '.join(named)}{digests}: bring the same testbed.toml to "
+            "both machines and start the role again"
         )

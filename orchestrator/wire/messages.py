@@ -16,15 +16,16 @@ from __future__ import annotations
 
 from typing import Annotated, TypeAlias
 
-from msgspec import Meta, Raw
+from msgspec import Meta, Raw, Struct
 
 from lab.calibration.steps import LEASED, Step
 from orchestrator.events.common import read_item
 from orchestrator.events.status import BlockReport, StatusItem
-from orchestrator.wire.codec import Message, packed
+from orchestrator.wire.agreed import Agreed
+from orchestrator.wire.codec import Message, WireError, decode, packed
 from orchestrator.wire.fields import Count, Instance, Purpose, Reason, Role, Seconds, Topic
 
-PROTOCOL_VERSION = 9
+PROTOCOL_VERSION = 10
 CHUNK_BYTES = 1 << 20
 """Largest payload frame on the bulk plane; longer channel messages travel in several."""
 BULK_LIMIT = CHUNK_BYTES + (1 << 16)
@@ -70,11 +71,19 @@ class LeaseAbort(Message, frozen=True):
 
 
 class Hello(Message, frozen=True):
-    """First message of a connection; ``instance`` is drawn afresh at every start of the process."""
+    """First message of a connection; ``instance`` is drawn afresh at every start of the process, ``agreed`` is what its
+    machine has of what all must have alike."""
 
     role: Role
     version: Count
     instance: Instance
+    agreed: Agreed = Agreed()
+
+
+class AnyHello(Struct, frozen=True, tag="Hello"):
+    """What of a greeting stays as it is from version to version."""
+
+    version: Count
 
 
 class LeaseAccept(Message, frozen=True):
@@ -175,7 +184,7 @@ class Refused(Message, frozen=True):
     """The hub did not do what was asked.
 
     ``code``: "hello-first" (connection not known: say Hello), "identity" (the key belongs to another name),
-    "version", "full" (as many of its kind are connected as may be), "malformed", "unknown-peer", "not-connected",
+    "version", "testbed" (another release or testbed file than the hub's), "full" (as many of its kind are connected as may be), "malformed", "unknown-peer", "not-connected",
     "credit", "overload" or "not-allowed".
     """
 
@@ -350,6 +359,15 @@ FromHub: TypeAlias = (
 )
 BulkFromPeer: TypeAlias = BulkHello | Post | CreditReturn
 BulkFromHub: TypeAlias = BulkWelcome | Delivery | Credit | PeerChange | Refused | Superseded
+
+
+def version_of(greeting: bytes | memoryview) -> int | None:
+    """The version in a greeting of any version; None for what is none."""
+    try:
+        hello: AnyHello = decode(greeting, AnyHello)
+    except WireError:
+        return None
+    return hello.version
 
 
 def chunk_cost(length: int) -> int:

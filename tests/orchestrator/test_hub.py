@@ -5,11 +5,14 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+import msgspec
 import pytest
 
-from orchestrator.hub.events import HubError, HubLimits, PeerDown, PeerMessage, PeerUp
+from orchestrator.hub.events import HubError, HubLimits, PeerDown, PeerMessage, PeerRefused, PeerUp
 from orchestrator.hub.hub import Hub
-from orchestrator.wire.codec import encode
+from orchestrator.wire.agreed import Agreed
+from orchestrator.wire.codec import WireError, encode
+from orchestrator.wire.links import LinkState
 from orchestrator.wire.messages import (
     CHUNK_BYTES,
     PROTOCOL_VERSION,
@@ -295,3 +298,71 @@ def test_a_hub_whose_thread_has_failed_says_so(hub_world: Any, monkeypatch: pyte
     hub_world.hub._thread.join(10.0)
     with pytest.raises(HubError, match="has failed"):
         hub_world.hub.recv(0.0)
+
+
+def test_another_version_is_named_whatever_its_greeting_looks_like(hub_world: Any) -> None:
+    alice = hub_world.raw("alice")
+    alice.control.send(msgspec.msgpack.encode({"type": "Hello", "version": 77, "of_the_future": [1, 2]}))
+    refused = alice.hear()
+    assert (refused.code, "version 10, alice 77" in refused.detail) == ("version", True)
+    assert hub_world.hub.counters.disagreeing == 1
+    event = hub_world.hub.recv(2.0)
+    assert event == PeerRefused("alice", refused.detail)
+    alice.control.send(msgspec.msgpack.encode({"type": "Hello", "version": PROTOCOL_VERSION, "odd": 1}))
+    assert alice.hear().code == "malformed"
+
+
+OURS = Agreed("0.1.0", {"ring": "0" * 16, "users": "1" * 16})
+
+
+@pytest.mark.parametrize(
+    ("theirs", "words"),
+    [
+        (Agreed("0.2.0", OURS.testbed), ["alice runs qunetlab 0.2.0, the hub 0.1.0", "same release"]),
+        (
+            Agreed("0.1.0", {"ring": "0" * 16, "users": "2" * 16}),
+            [
+                "testbed file of alice differs from the hub's in [users] ([users]: 2222",
+                "here 1111",
+                "testbed.toml to both",
+            ],
+        ),
+        (Agreed("0.1.0", {"ring": "0" * 16}), ["[users]: none"]),
+        (Agreed("0.1.0", {**OURS.testbed, "fog": "3" * 16}), ["in 1 more: bring"]),
+        (Agreed(), ["runs qunetlab of an unknown release"]),
+    ],
+)
+def test_a_peer_with_another_release_or_testbed_is_refused_on_both_sides(
+    make_hub_world: Any, theirs: Agreed, words: list[str]
+) -> None:
+    world = make_hub_world(agreed=OURS)
+    agent = world.agent("alice", wait=False, agreed=theirs)
+    assert agent.wait_for(LinkState.REFUSED, 5.0)
+    event = world.hub.recv(2.0)
+    assert isinstance(event, PeerRefused)
+    assert event.role == "alice"
+    for each in words:
+        assert each in event.reason
+        assert each in agent.link_reason
+    assert world.hub.counters.disagreeing >= 1
+    assert world.agent("bob", agreed=OURS).wait_up(5.0)
+
+
+def test_a_refusal_stays_a_sentence_whatever_the_peer_says() -> None:
+    many = {f"section-{number:03d}-{'x' * 50}": f"{number:016x}" for number in range(64)}
+    told = OURS.objection("a" * 64, Agreed("0.1.0", many))
+    assert "[ring], [users], 64 more" in told
+    assert "xxx" not in told
+    assert len(told) < 400
+
+
+def test_an_older_hub_that_does_not_understand_the_greeting_is_told_as_such(
+    hub_world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def strange(*_: object) -> None:
+        raise WireError("an unknown field")
+
+    monkeypatch.setattr(hub_world.hub, "_on_hello", strange)
+    agent = hub_world.agent("alice", wait=False)
+    assert agent.wait_for(LinkState.REFUSED, 5.0)
+    assert "it runs an older release" in agent.link_reason

@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from lab.agreed import agreed_on
 from lab.testbed import load_testbed, write_testbed
 from orchestrator.events.common import Unknown
 from orchestrator.events.status import (
@@ -41,6 +42,7 @@ from orchestrator.processes.orchestrator_config import OrchestratorConfig, confi
 from orchestrator.records.kinds import LeaseEnded
 from orchestrator.scheduling.fencing import AHEAD, EPOCH_STEP, REACH, Fence, Reach
 from orchestrator.scheduling.lease_party import HeldLease, LeaseParty
+from orchestrator.wire.agreed import Agreed
 from orchestrator.wire.budget import waiting_cost
 from orchestrator.wire.channel import ChannelError
 from orchestrator.wire.codec import encode
@@ -206,14 +208,19 @@ class World:
         self._thread.join()
         self.orchestrator.hub.close()
 
-    def agent(self, role: str) -> Agent:
+    def agent(self, role: str, *, agreed: Agreed | None = None, wait: bool = True) -> Agent:
         hub = self.orchestrator.hub
         agent = Agent(
-            role, self.keys[role], self.keys["orchestrator"].public, hub.control_endpoint, hub.bulk_endpoint
+            role,
+            self.keys[role],
+            self.keys["orchestrator"].public,
+            hub.control_endpoint,
+            hub.bulk_endpoint,
+            agreed=agreed or self.config.agreed,
         )
         agent.start()
         self.stack.callback(agent.close)
-        assert agent.wait_up(10.0)
+        assert not wait or agent.wait_up(10.0)
         return agent
 
     def party(self, role: str) -> Party:
@@ -392,6 +399,26 @@ def test_an_observer_sees_what_was_and_what_comes(world: World) -> None:
     observer.until("alice", lambda item: item == Ready(True))
     assert [item.seq for item in observer.items] == list(range(len(observer.items)))
     assert PeerStatus("relay", False, reason=NOT_SEEN) in [item.item for item in observer.items]
+
+
+def test_a_node_with_another_testbed_file_is_kept_out_shown_and_counted(tmp_path: Path) -> None:
+    ours = Agreed("0.1.0", {"users": "0" * 16})
+    with ExitStack() as stack:
+        world = World(tmp_path, stack, agreed=ours)
+        observer = Listener(world)
+        node = world.agent("alice", agreed=Agreed("0.1.0", {"users": "1" * 16}), wait=False)
+        shown = observer.until(
+            "orchestrator", lambda item: isinstance(item, PeerStatus) and item.reason.startswith("refused")
+        )
+        assert shown.item == PeerStatus("alice", False, reason=f"refused: {node.link_reason}")
+        assert "differs from the hub's in [users]" in node.link_reason
+        counted = observer.until(
+            "orchestrator", lambda item: isinstance(item, Refusals) and item.count >= 2
+        ).item
+        assert (counted.peer, counted.last) == ("alice", node.link_reason)
+        node.close()
+        world.agent("alice")
+        observer.until("orchestrator", lambda item: item == PeerStatus("alice", True))
 
 
 def test_an_item_of_a_newer_peer_is_kept_counted_and_shown(world: World) -> None:
@@ -584,6 +611,7 @@ def test_the_process_reports_its_endpoints_and_stops_cleanly_on_sigterm(tmp_path
     keys["observer"] = generate_keys()
     data["keys"] = {role: pair.public for role, pair in keys.items()}
     write_testbed(data, tmp_path / "testbed.toml")
+    agreed = agreed_on(load_testbed(tmp_path / "testbed.toml"))
     (tmp_path / "state").mkdir()
     for epoch in (1, 2):
         process = subprocess.Popen(
@@ -594,7 +622,7 @@ def test_the_process_reports_its_endpoints_and_stops_cleanly_on_sigterm(tmp_path
             info = json.loads(process.stdout.readline())
             assert info["epoch"] == epoch
             public = keys["orchestrator"].public
-            with Agent("relay", keys["relay"], public, info["control"], info["bulk"]) as relay:
+            with Agent("relay", keys["relay"], public, info["control"], info["bulk"], agreed=agreed) as relay:
                 assert relay.wait_up(10.0)
                 assert relay.epoch == epoch
                 refused = ask(tmp_path / "state", ShowRevoked())

@@ -24,6 +24,7 @@ import numpy.typing as npt
 import pytest
 from station_in_memory import StationInMemory, sensor_w, slot_phases
 
+from lab.agreed import agreed_on
 from lab.testbed import Testbed, parse_testbed
 from orchestrator import randomness, runtime
 from orchestrator.delivery.client import DeliveryClient, MaskedUpdate
@@ -252,6 +253,7 @@ class World:
             self._hub.control_endpoint,
             self._hub.bulk_endpoint,
             transport=self._network,
+            agreed=agreed_on(self.testbed),
         )
         return self._stack.enter_context(agent)
 
