@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from drivers.links.limits import Words, limits_of, plain
+from orchestrator.events.inside import InstrumentState
 from orchestrator.events.status import Readings
 from orchestrator.records.kinds import Reading
 
@@ -46,6 +47,19 @@ def known_numbers(station: Station) -> Iterator[Readings]:
                 _finite(high),
                 _age_s(parameter),
             )
+
+
+def known_states(station: Station) -> Iterator[InstrumentState]:
+    """Of every instrument whether its links are open, and how long ago any value of it was read or set."""
+    for instrument in station.instruments():
+        stamps = [
+            parameter.cache.timestamp
+            for holder in (instrument, *instrument.submodules.values())
+            for parameter in holder.parameters.values()
+            if parameter.cache.timestamp is not None
+        ]
+        age_s = max(0.0, (datetime.now() - max(stamps)).total_seconds()) if stamps else None
+        yield InstrumentState(instrument.name, all(link.is_open for link in instrument.links), age_s)
 
 
 def _all_known(station: Station) -> Iterator[tuple[LabInstrument, str, Any, float | bool | str]]:

@@ -291,19 +291,21 @@ def run_simulator(
     resolved: Path | None = None,
     out: TextIO | None = None,
     beside: Callable[[Bench], AbstractContextManager[object]] = lambda bench: contextlib.nullcontext(),
+    when_ready: Callable[[], Mapping[str, object]] = dict,
 ) -> int:
     """Serve the instruments of a testbed until ``stop`` is set; returns 0.
 
     Prints one line to ``out`` (standard output) when everything answers (JSON: :meth:`Bench.ready_line`)
     and one with the final states at the end.  ``resolved`` is written before the ready line: the same
-    testbed with the addresses in use; ``beside`` gives what is entered while everything answers.  Raises TestbedError, BenchError or OSError before anything is served.
+    testbed with the addresses in use; ``beside`` gives what is entered while everything answers, and ``when_ready``
+    what else stands in the ready line.  Raises TestbedError, BenchError or OSError before anything is served.
     """
     out = out or sys.stdout
     testbed = load_testbed(testbed_path)
     with Bench(testbed) as bench, beside(bench):
         if resolved is not None:
             write_testbed(bench.resolved(read_testbed(testbed_path)), resolved)
-        ready = bench.ready_line()
+        ready = {**bench.ready_line(), **when_ready()}
         _say(out, json_format.dumps(ready) if json else _ready_text(bench, testbed_path))
         stop.wait()
         states, unsafe = bench.states(), bench.unsafe()

@@ -27,6 +27,7 @@ LEAVES = tuple(
         "one_time_tags",
         "records",
         "decoding",
+        "metrics",
     )
 )
 ALLOWED: dict[str, tuple[str, ...]] = {

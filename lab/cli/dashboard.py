@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import signal
 import threading
-from typing import Annotated
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lab.cli.options import Json, SecretsPath, StatePath, TestbedPath
+from lab.cli.options import Json, MetricsListen, SecretsPath, StatePath, TestbedPath
+from lab.runs.addresses import LOOPBACK
 from lab.runs.shown import echo
+
+if TYPE_CHECKING:
+    from orchestrator.events.process import DashboardServing
 
 DEFAULT_LISTEN = "127.0.0.1:8642"
 
@@ -24,12 +29,15 @@ def dashboard(
             help="HOST:PORT; everybody who reaches it may look and stop, so this machine by default."
         ),
     ] = DEFAULT_LISTEN,
+    metrics: MetricsListen = LOOPBACK,
     as_json: Json = False,
 ) -> None:
     """The control room in a browser: what the ring does, with every value's age; stopping it; its queue."""
     from lab.dashboard.serving import serve
     from lab.runs.supervising.supervisor import watch_parent
     from lab.runs.testbeds.machine import Machine
+    from lab.runs.watched.process import metrics_of, page_of
+    from orchestrator.events.process import line_of
 
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -37,20 +45,28 @@ def dashboard(
     watch_parent(stop.set)
     machine = Machine(testbed, state)
 
-    def ready(url: str, text: str) -> None:
-        echo(_line(url) if as_json else text)
+    book = metrics_of("dashboard", machine.testbed, None)
+    with page_of(book, metrics) or nullcontext() as page:
 
-    raise typer.Exit(serve(machine, secrets, listen, stop, ready))
+        def ready(url: str, text: str) -> None:
+            serving = _serving(url, page.url if page else "")
+            book.tell(serving)
+            echo(line_of(serving) if as_json else text)
+
+        raise typer.Exit(serve(machine, secrets, listen, stop, ready))
 
 
 def tell_dashboard(url: str, token: str, *, as_json: bool) -> None:
     """Say where the dashboard beside a run serves, to people in words and to programs as the process's own line."""
-    echo(_line(url) if as_json else f"dashboard: {url} (its actions ask for this token: {token})")
+    from orchestrator.events.process import line_of
+
+    words = f"dashboard: {url} (its actions ask for this token: {token})"
+    echo(line_of(_serving(url)) if as_json else words)
 
 
-def _line(url: str) -> str:
+def _serving(url: str, metrics: str = "") -> DashboardServing:
     from importlib.metadata import version
 
-    from orchestrator.events.process import DashboardServing, line_of
+    from orchestrator.events.process import DashboardServing
 
-    return line_of(DashboardServing(url=url, role="dashboard", version=version("qunetlab")))
+    return DashboardServing(url=url, role="dashboard", version=version("qunetlab"), metrics=metrics)

@@ -11,8 +11,19 @@ import typer
 from fl.modes.table import DEFAULT_MODE
 from lab.cli.completing import known_users
 from lab.cli.naming import TESTBED, TESTBED_HELP, known_testbeds, told_apart
-from lab.cli.options import TASKS, DataPath, Json, SecretsPath, SourceOption, StatePath, TestbedPath, show
+from lab.cli.options import (
+    TASKS,
+    DataPath,
+    Json,
+    MetricsListen,
+    SecretsPath,
+    SourceOption,
+    StatePath,
+    TestbedPath,
+    show,
+)
 from lab.cli.train_options import as_data, as_file, asked_now, like, on_command_line, taking_options
+from lab.runs.addresses import LOOPBACK
 from lab.runs.testbeds.folder import DEFAULT_TESTBED
 
 DashboardBeside = Annotated[
@@ -99,13 +110,14 @@ def fl_server(
     config: Annotated[str, typer.Option(help="Training configuration as JSON text or @FILE.")] = "{}",
     task: Annotated[str | None, typer.Option(help=f"{TASKS}; digits without.")] = None,
     data: DataPath = None,
+    metrics: MetricsListen = LOOPBACK,
     as_json: Json = False,
 ) -> None:
     """Run the federated-learning server."""
     from lab.cli.role_line import run_role
     from lab.runs.roles.processes import fl_server_role
 
-    role = partial(fl_server_role, testbed, secrets, state, config, task, data)
+    role = partial(fl_server_role, testbed, secrets, state, config, task, data, metrics=metrics)
     raise typer.Exit(run_role("fl-server", role, as_json=as_json))
 
 
@@ -127,6 +139,7 @@ def fl_client(
         str | None,
         typer.Option(help="A workload of your own that is trained, MODULE:NAME; others need no naming."),
     ] = None,
+    metrics: MetricsListen = LOOPBACK,
     as_json: Json = False,
 ) -> None:
     """Run one user's federated-learning client."""
@@ -134,7 +147,9 @@ def fl_client(
     from lab.runs.roles.processes import fl_client_role
 
     name, testbed = told_apart(name, testbed)
-    role = partial(fl_client_role, name, testbed, secrets, state, data, self_check, mode, task)
+    role = partial(
+        fl_client_role, name, testbed, secrets, state, data, self_check, mode, task, metrics=metrics
+    )
     raise typer.Exit(run_role(f"fl-{name}", role, as_json=as_json))
 
 

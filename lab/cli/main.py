@@ -388,7 +388,7 @@ def metrics(
         str, typer.Option(help="HOST:PORT; everybody who reaches it may read, so this machine by default.")
     ] = "127.0.0.1:9464",
 ) -> None:
-    """Serve /metrics for Prometheus: every number of the status and every alarm, until Ctrl-C."""
+    """Serve /metrics of the whole testbed for Prometheus, as far as the hub tells it, until Ctrl-C; each role has its own."""
     from lab.cli.metrics import serve_metrics
 
     raise typer.Exit(serve_metrics(testbed, secrets, listen))

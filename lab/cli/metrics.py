@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
-from lab.runs.following.metrics import MetricsPage
+from lab.runs.addresses import LISTEN_OPTION, host_and_port
+from lab.runs.following.metrics import WholeTestbed
 from lab.runs.following.observer import Observer
 from lab.runs.shown import echo
 from lab.runs.testbeds.folder import SECRETS, find_testbed, own_testbed
@@ -16,14 +17,12 @@ POLL_S = 0.2
 
 def serve_metrics(testbed: Path, secrets: Path | None, listen: str) -> int:
     """Until Ctrl-C; raises ObserverError where no hub answers, ValueError or OSError for a wrong address."""
-    host, _, port = listen.rpartition(":")
-    if not host or not port.isdigit() or int(port) > 65535:
-        raise ValueError(f"--listen {listen!r} is no HOST:PORT, such as 127.0.0.1:9464")
+    host, port = host_and_port(listen, LISTEN_OPTION, "127.0.0.1:9464")
     path = find_testbed(testbed) if secrets else own_testbed(testbed)
     keys = secrets or path.parent / SECRETS
     with (
         Observer.connect(load_testbed(path), keys) as observer,
-        MetricsPage(observer, host, int(port)) as page,
+        WholeTestbed(observer, host, port) as page,
     ):
         echo(page.url)
         pause = threading.Event()

@@ -51,6 +51,15 @@ StoreKeyOption = Annotated[
     str,
     typer.Option("--store-key", help=f"Where the key comes from that seals the key store: {STORE_KEY_HELP}"),
 ]
+MetricsListen = Annotated[
+    str,
+    typer.Option(
+        "--metrics",
+        metavar="HOST:PORT",
+        help="Where this process serves /metrics, /healthz and /readyz, to everybody who reaches it; port 0 is any that is free, "
+        "`off` none.",
+    ),
+]
 TASKS = f"TASK:MODEL@SPLIT of {', '.join(folders())}, of an installed workload, or your own MODULE:NAME"
 DATA_HELP = "Folder of the data set, or your own images as an NPZ file or a folder of IDX files."
 DataPath = Annotated[Path | None, typer.Option("--data", help=DATA_HELP)]

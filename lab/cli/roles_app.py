@@ -10,7 +10,8 @@ import typer
 
 from lab.cli.completing import known_users
 from lab.cli.naming import told_apart
-from lab.cli.options import Json, SecretsPath, StatePath, StoreKeyOption, TestbedPath
+from lab.cli.options import Json, MetricsListen, SecretsPath, StatePath, StoreKeyOption, TestbedPath
+from lab.runs.addresses import LOOPBACK
 
 
 def simulate(
@@ -23,32 +24,42 @@ def simulate(
         Path | None,
         typer.Option("--state", help="State folder of the roles: there it listens for `qunetlab attack`."),
     ] = None,
+    metrics: MetricsListen = LOOPBACK,
 ) -> None:
     """Serve every simulated instrument of a testbed until SIGTERM or Ctrl-C."""
     from lab.runs.roles.processes import simulate_role
 
-    raise typer.Exit(simulate_role(testbed, as_json, resolved, state))
+    raise typer.Exit(simulate_role(testbed, as_json, resolved, state, metrics))
 
 
 def orchestrator(
-    testbed: TestbedPath, secrets: SecretsPath = None, state: StatePath = None, as_json: Json = False
+    testbed: TestbedPath,
+    secrets: SecretsPath = None,
+    state: StatePath = None,
+    metrics: MetricsListen = LOOPBACK,
+    as_json: Json = False,
 ) -> None:
     """Run the hub and the scheduler."""
     from lab.cli.role_line import run_role
     from lab.runs.roles.processes import orchestrator_role
 
-    role = partial(orchestrator_role, testbed, secrets, state)
+    role = partial(orchestrator_role, testbed, secrets, state, metrics=metrics)
     raise typer.Exit(run_role("orchestrator", role, as_json=as_json))
 
 
 def relay(
-    testbed: TestbedPath, secrets: SecretsPath = None, state: StatePath = None, as_json: Json = False
+    testbed: TestbedPath,
+    secrets: SecretsPath = None,
+    state: StatePath = None,
+    metrics: MetricsListen = LOOPBACK,
+    as_json: Json = False,
 ) -> None:
     """Run the measurement relay: laser, pulse carver, launch, detectors, time tagger."""
     from lab.cli.role_line import run_role
     from lab.runs.roles.processes import relay_role
 
-    raise typer.Exit(run_role("relay", partial(relay_role, testbed, secrets, state), as_json=as_json))
+    role = partial(relay_role, testbed, secrets, state, metrics=metrics)
+    raise typer.Exit(run_role("relay", role, as_json=as_json))
 
 
 def node(
@@ -57,6 +68,7 @@ def node(
     secrets: SecretsPath = None,
     state: StatePath = None,
     store_key: StoreKeyOption = "file",
+    metrics: MetricsListen = LOOPBACK,
     as_json: Json = False,
 ) -> None:
     """Run one user's node: its station in the ring, key generation, key store, key delivery."""
@@ -64,5 +76,5 @@ def node(
     from lab.runs.roles.processes import node_role
 
     name, testbed = told_apart(name, testbed)
-    role = partial(node_role, name, testbed, secrets, state, store_key)
+    role = partial(node_role, name, testbed, secrets, state, store_key, metrics=metrics)
     raise typer.Exit(run_role(name, role, as_json=as_json))

@@ -22,6 +22,7 @@ from lab.dashboard.door import Tokens
 from lab.dashboard.machine_watch import MachineWatch
 from lab.dashboard.series import Series
 from lab.dashboard.watching import Watch
+from lab.runs.addresses import LISTEN_OPTION, ListenError, host_and_port, url_of
 from lab.runs.testbeds.folder import SECRETS, FolderError
 from lab.runs.testbeds.machine import Machine
 from lab.testbed import load_testbed
@@ -32,18 +33,11 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 CHECK_S = 0.2
 
 
-class ListenError(OSError):
-    """The address cannot be listened at; the text says what to do."""
-
-
 def listen_at(text: str, machine: Machine) -> socket.socket:
     """A socket that listens at ``HOST:PORT``; port 0 is any free one.  Raises ValueError, ListenError."""
-    host, _, port = text.rpartition(":")
-    if not host or not (port.isascii() and port.isdigit()) or int(port) > 65535:
-        raise ValueError(f"--listen {text!r} is no HOST:PORT, such as 127.0.0.1:8642")
-    host = host.strip("[]")
+    host, port = host_and_port(text, LISTEN_OPTION, "127.0.0.1:8642")
     try:
-        family, _, _, _, address = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)[0]
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         bound = socket.socket(family, socket.SOCK_STREAM)
     except OSError as error:
         raise ListenError(f"cannot listen at {text}: {error.strerror or error}") from error
@@ -54,7 +48,7 @@ def listen_at(text: str, machine: Machine) -> socket.socket:
     except OSError as error:
         bound.close()
         raise ListenError(
-            f"cannot listen at {text}: {error.strerror or error}; {_who_is_there(host, int(port), machine)}"
+            f"cannot listen at {text}: {error.strerror or error}; {_who_is_there(host, port, machine)}"
         ) from error
     return bound
 
@@ -145,7 +139,7 @@ def serve(
     bound = listen_at(listen, machine)
     host, port = bound.getsockname()[:2]
     alone = ipaddress.ip_address(host).is_loopback
-    url = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+    url = url_of(host, port, "/")
     board, series = Board(time.monotonic), Series()
     token, tokens = tokens_of(machine)
     application = Application(board, machine, tokens, stop.is_set, alone=alone, series=series)

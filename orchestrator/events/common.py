@@ -20,11 +20,15 @@ KIND_LIMIT = 64
 
 
 class Serving(Message, frozen=True, kw_only=True):
-    """A role's first line: it serves.  ``role`` and ``version`` (of the package) are filled in where it is printed."""
+    """A role's first line: it serves.
+
+    ``role``, ``version`` (of the package) and ``metrics``, where Prometheus finds them, are filled in where it is printed.
+    """
 
     ready: Literal[True] = True
     role: str = ""
     version: str = ""
+    metrics: str = ""
 
 
 class Item(Message, frozen=True):

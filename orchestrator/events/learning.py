@@ -98,6 +98,10 @@ class Listening(Serving, frozen=True):
     public_key: str
 
 
+class ClientServing(Serving, frozen=True):
+    """A client's first line: it looks for its server and its node, which may come later."""
+
+
 class RunDescribed(Message, frozen=True):
     """The description of the run that clients' operators consent to stands at ``path``; ``digest`` in hexadecimal.
 

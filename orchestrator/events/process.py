@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 
 from orchestrator.events.common import Serving, Unknown, read_line
-from orchestrator.events.learning import ClientEnded, ClientState, ServerEvent
+from orchestrator.events.learning import ClientEnded, ClientServing, ClientState, ServerEvent
 from orchestrator.events.status import Alarm, BlockReport, Epsilons, LeaseStatus, PeerStatus
 from orchestrator.wire.codec import Message
 
@@ -188,6 +188,7 @@ ProcessEvent: TypeAlias = (
     | LeaseStatus
     | PeerStatus
     | ServerEvent
+    | ClientServing
     | ClientState
     | ClientEnded
     | Failed

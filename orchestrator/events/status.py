@@ -29,6 +29,21 @@ Light: TypeAlias = Literal["assumed", "gated"]
 """The relay's light: believed to be steady and from one side, or counted in the own window by each user's counter."""
 Monitoring: TypeAlias = Literal["monitored", "calibrated"]
 """The intensity: read by a sensor while key is made, or believed since the last calibration."""
+BlockCause: TypeAlias = Literal[
+    "",
+    "settlement",
+    "sifting",
+    "reconciliation",
+    "verification",
+    "authentication",
+    "amplification",
+    "no-key",
+    "line",
+    "store",
+    "other",
+]
+"""In which stage a block was given up; ``no-key``: it went to its end and its length was 0; ``line``: the peer was not ready, or
+not reached, before the first stage or after the last; ``store``: the key store refused it."""
 KEPT_PER_ROLE = 1024
 """Subjects of one role that are kept; a ring of 256 users needs fewer."""
 
@@ -62,7 +77,7 @@ class BlockReport(Item, frozen=True):
     """What became of a block after post-processing, as one of its nodes tells: lengths and rates, never bits.
 
     Both nodes tell of a block, and whoever adds blocks up counts what ``first`` told (:meth:`counts`).  ``stored``:
-    it gave key; otherwise ``reason`` says why not, and ``interrupted`` that the node was stopping.  ``announced``
+    it gave key; otherwise ``reason`` says why not and ``cause`` of which kind that is, and ``interrupted`` that the node was stopping.  ``announced``
     slots, ``lost_frames`` left out, gave ``sifted_bits`` of key and ``test_rounds`` disclosed ones, of which ``test_errors``
     were wrong.  ``lost_reason`` is why the latest of the frames that the telling node lost was lost.  ``light_s`` of light
     took ``light_wall_s``; ``started_s``, on the node's own monotonic clock, is when it was first lit, and
@@ -100,6 +115,7 @@ class BlockReport(Item, frozen=True):
     processing_s: Seconds = 0.0
     light: Light | None = None
     monitoring: Monitoring | None = None
+    cause: BlockCause = ""
     calibrate: Annotated[tuple[Step, ...], Meta(max_length=len(Step))] = ()
 
     @property

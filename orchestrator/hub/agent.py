@@ -21,6 +21,7 @@ from itertools import islice
 from typing import Any, TypeAlias
 
 from orchestrator import runtime
+from orchestrator.events.inside import HubLink
 from orchestrator.events.status import PeerItem
 from orchestrator.hub.session import ClientSession, Phase, SessionEndError
 from orchestrator.hub.table import AgentChannel, ChannelTable, TableLimits
@@ -29,6 +30,7 @@ from orchestrator.wire.agreed import Agreed
 from orchestrator.wire.budget import ITEM_BYTES, BudgetedQueue, ByteBudget, decoded_cost, waiting_cost
 from orchestrator.wire.codec import WireError, decode, encode, packed
 from orchestrator.wire.curve import CurveKeys
+from orchestrator.wire.fields import REASON_LIMIT
 from orchestrator.wire.links import Link, LinkError, LinkState, Transport
 from orchestrator.wire.messages import (
     PROTOCOL_VERSION,
@@ -118,9 +120,12 @@ class Agent:
         limits: AgentLimits | None = None,
         clock: Callable[[], float] = runtime.now,
         agreed: Agreed | None = None,
+        tell: Callable[[PeerItem | HubLink], None] = lambda said: None,
     ) -> None:
+        """``tell`` gets every item of status that is said to the hub, and how the link to it stands."""
         self.role = role
         self._agreed = agreed or Agreed()
+        self._tell = tell
         self._keys = keys
         self._hub_public = hub_public_key
         self._endpoints = (control_endpoint, bulk_endpoint)
@@ -143,6 +148,7 @@ class Agent:
         self._state = LinkState.CONNECTING
         self._reason = ""
         self._epoch: int | None = None
+        self._heard_s: float | None = None
         self._peers: frozenset[str] = frozenset()
         self._stop = False
         self._failed = False
@@ -152,6 +158,7 @@ class Agent:
 
     def start(self) -> None:
         """Begin connecting; returns at once."""
+        self._tell(HubLink(self._state))
         self._thread = runtime.spawn(self._run, name=f"agent-{self.role}")
 
     def close(self) -> None:
@@ -182,6 +189,11 @@ class Agent:
         return self._reason
 
     @property
+    def heard_s(self) -> float | None:
+        """When the hub was last heard, monotonic seconds; None before it was."""
+        return self._heard_s
+
+    @property
     def epoch(self) -> int | None:
         """The orchestrator's epoch, None while there is no session."""
         return self._epoch
@@ -208,6 +220,7 @@ class Agent:
         """
         data = encode(message)
         if isinstance(message, PeerItem):
+            self._tell(message)
             decode(data, PeerItem)
             data = encode(Said(packed(message)))
         else:
@@ -288,6 +301,7 @@ class Agent:
         with self._changed:
             self._state = state
             self._changed.notify_all()
+        self._tell(HubLink(state, "" if state is LinkState.UP else self._reason[:REASON_LIMIT]))
 
     def _run_session(self) -> None:
         session = ClientSession(
@@ -341,7 +355,7 @@ class Agent:
     def _received(self, session: ClientSession, link: Link, kind: Any) -> Iterator[tuple[Any, list[bytes]]]:
         """The messages of ``kind`` that wait on ``link``, a batch at most, each with its frames."""
         for frames in islice(iter(link.receive, None), _BATCH):
-            session.heard_s = self._clock()
+            session.heard_s = self._heard_s = self._clock()
             try:
                 message = decode(frames[0], kind)
             except WireError as error:

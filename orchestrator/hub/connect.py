@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from lab.agreed import agreed_on
 from lab.testbed import Testbed
+from orchestrator.events.inside import HubLink
+from orchestrator.events.status import PeerItem
 from orchestrator.hub.agent import Agent
 from orchestrator.wire.curve import load_keys
 
 
-def connect_agent(testbed: Testbed, role: str, secrets_dir: Path) -> Agent:
-    """A started agent of ``role``, connected to the hub of the testbed file."""
+def connect_agent(
+    testbed: Testbed,
+    role: str,
+    secrets_dir: Path,
+    tell: Callable[[PeerItem | HubLink], None] = lambda said: None,
+) -> Agent:
+    """A started agent of ``role``, connected to the hub of the testbed file; ``tell`` as :class:`Agent` takes it."""
     for field, endpoint in (("control", testbed.hub.control), ("bulk", testbed.hub.bulk)):
         if endpoint == "auto":
             raise ValueError(
@@ -24,6 +32,7 @@ def connect_agent(testbed: Testbed, role: str, secrets_dir: Path) -> Agent:
         testbed.hub.control,
         testbed.hub.bulk,
         agreed=agreed_on(testbed),
+        tell=tell,
     )
     agent.start()
     return agent

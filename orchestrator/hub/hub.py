@@ -430,6 +430,11 @@ class Hub:
             return [*self._observers.values()]
         return [self._peers[role]] if role in self._peers else []
 
+    def heard_ages_s(self) -> dict[str, float]:
+        """For how long each role that is there, observers aside, has not been heard; may be asked from any thread."""
+        now_s = self._clock()
+        return {peer.role: max(0.0, now_s - peer.heard_s) for peer in list(self._peers.values())}
+
     def _named(self, role: str, instance: str) -> _Peer | None:
         """The session that a process of ``role`` belongs to or takes the place of."""
         return self._observers.get(instance) if role == OBSERVER else self._peers.get(role)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -45,6 +45,7 @@ from orchestrator.processes.node_blocks import (
     auth_heads,
     auth_passed,
     block_lit,
+    cause_of,
     reported,
 )
 from orchestrator.processes.pair_lines import LowWater
@@ -239,12 +240,12 @@ class Node:
         """What may have gone wrong with ``peer``, added up over its blocks and tags."""
         return Epsilons(peer, **asdict(self._store.epsilons(peer)))
 
-    def emit_books(self) -> None:
-        """Print ledger and epsilons of every peer, as they stand."""
+    def books(self) -> Iterator[PeerLedger | Epsilons]:
+        """Ledger and epsilons of every peer, as they stand."""
         for peer in self.peers:
             ledger = {f"{name}_bits": bits for name, bits in asdict(self._store.ledger(peer)).items()}
-            self._emit(PeerLedger(peer, **ledger))
-            self._emit(self.epsilons(peer))
+            yield PeerLedger(peer, **ledger)
+            yield self.epsilons(peer)
 
     def _on_event(self, event: AgentEvent) -> None:
         if isinstance(event, TopicWaiting) and event.peer in self.workers:
@@ -379,7 +380,7 @@ class Node:
             report = reported(report, done.result(), block.clicks.outcome.size)
         else:
             steps = error.steps if isinstance(error, BlockAborted) else ()
-            report = replace(report, reason=str(error)[:REASON_LIMIT], calibrate=steps)
+            report = replace(report, reason=str(error)[:REASON_LIMIT], cause=cause_of(error), calibrate=steps)
         report = block.followed.judged(report)
         if not report.stored:
             report = replace(report, interrupted=self._stopping)

@@ -7,20 +7,25 @@ lengths, never bits.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
 from msgspec.structs import replace
 
-from orchestrator.events.status import BlockReport
+from orchestrator.events.status import BlockCause, BlockReport
+from orchestrator.keystore.errors import AgreementError, KeyStoreError
 from orchestrator.keystore.lanes import AUTH_LANES
 from orchestrator.keystore.store import KeyStore
 from orchestrator.light.clicks import BlockClicks
 from orchestrator.light.messages import LOST, block_digest, frame_digest
 from orchestrator.postprocessing.block import BlockResult
+from orchestrator.postprocessing.conversation import BlockAborted
 from orchestrator.processes.following import FollowedBlock
+from orchestrator.processes.pair_lines import JobExpiredError
 from orchestrator.protocols.base import BlockCounts, BlockPlan
 from orchestrator.records.kinds import BlockEnded, Reading, Span, Spent, SymbolCounts
+from orchestrator.wire.channel import ChannelError
 from orchestrator.wire.fields import REASON_LIMIT
 
 
@@ -136,12 +141,25 @@ def auth_passed(store: KeyStore, peer: str, before: dict[str, int]) -> dict[str,
     return {lane: Span(before[lane], head - before[lane]) for lane, head in auth_heads(store, peer).items()}
 
 
+CAUSES: tuple[BlockCause, ...] = get_args(BlockCause)
+
+
+def cause_of(error: BaseException) -> BlockCause:
+    """Of which kind the failure of a block was, by where it came from."""
+    if isinstance(error, BlockAborted):
+        return next((cause for cause in CAUSES if cause and cause == error.stage), "other")
+    if isinstance(error, ChannelError | JobExpiredError | AgreementError):
+        return "line"
+    return "store" if isinstance(error, KeyStoreError) else "other"
+
+
 def reported(report: BlockReport, result: BlockResult, announced: int) -> BlockReport:
     """``report`` with what post-processing found, and the announced slots of the frames that are not lost."""
     return replace(
         report,
         stored=result.key is not None,
         reason=result.no_key_reason[:REASON_LIMIT],
+        cause="" if result.key is not None else "no-key",
         lost_frames=result.lost_frames,
         announced=announced,
         sifted_bits=result.n_key,

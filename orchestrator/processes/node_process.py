@@ -9,7 +9,7 @@ from lab import needs
 from lab.calibration.current import CurrentTestbed
 from lab.interlock.interlock import Interlock
 from lab.interlock.watching import watching
-from lab.readings import known_readings
+from lab.readings import known_readings, known_states
 from lab.station import Station
 from lab.testbed import Testbed
 from orchestrator import runtime
@@ -20,6 +20,7 @@ from orchestrator.light.calibration.parties import UserParty
 from orchestrator.light.own_station import OwnStation, StationInstruments
 from orchestrator.light.tracking.polarization_kept import KeptSettings
 from orchestrator.light.user import UserLight
+from orchestrator.metrics.book import Metrics
 from orchestrator.postprocessing.cascade import compile_kernels
 from orchestrator.processes.alarm_sources import (
     CALIBRATION_EVERY_S,
@@ -30,6 +31,7 @@ from orchestrator.processes.alarm_sources import (
     of_instruments,
     of_interlock,
 )
+from orchestrator.processes.asked import of_agent, of_delivery
 from orchestrator.processes.calibrating import Calibrating
 from orchestrator.processes.data_sets import DataSets
 from orchestrator.processes.interlock_causes import sensor_watch
@@ -58,6 +60,7 @@ def run_node(
     kek: Kek | None = None,
     records: Records | None = None,
     data_sets: DataSets | None = None,
+    metrics: Metrics | None = None,
 ) -> None:
     """Run the node until ``stop``; the caller leaves the instruments safe.
 
@@ -67,7 +70,7 @@ def run_node(
     from orchestrator.wire.curve import load_keys
     from orchestrator.wire.revoked import RevokedKeys
 
-    kept, sets = records or Records(None), data_sets or DataSets()
+    kept, sets, book = records or Records(None), data_sets or DataSets(), metrics or Metrics(name)
     testbed = current()
     owned = StationInstruments.of(station)
     light = UserLight(testbed, name, station.get(needs.MODULATOR), owned, kept=KeptSettings(state_dir))
@@ -93,8 +96,8 @@ def run_node(
     ages = Polled(of_calibrations(current.book, name), CALIBRATION_EVERY_S, "calibrations")
     slow = Polled(of_instruments(station), INSTRUMENTS_EVERY_S, "instruments")
     with ages, slow, open_node_store(testbed, name, secrets_dir, state_dir, kek) as store:
-        agent = connect_agent(testbed, name, secrets_dir)
-        applications = NodeApplications(testbed, name, store, agent)
+        agent = connect_agent(testbed, name, secrets_dir, book.tell)
+        applications = NodeApplications(testbed, name, store, agent, tell=book.tell)
         calibrating = Calibrating(current, agent, emit, functools.partial(sets.begin, station))
         node = Node(
             testbed,
@@ -133,6 +136,8 @@ def run_node(
         )
         try:
             service.start()
+            states = functools.partial(known_states, station)
+            book.ask(of_agent(agent), of_delivery(service.gate, node.workers), node.books, states)
             emit(NodeServing(delivery=service.endpoint))
             control = NodeControl(testbed, store, node.workers, service.gate, node.alarms)
             watches = [sensor_watch(testbed, name, owned.sensors, light.is_in_ring)]
@@ -140,6 +145,7 @@ def run_node(
                 node.serve(stop)
         finally:
             service.close()
-            node.emit_books()
+            for each in node.books():
+                emit(each)
             kept.keep(RoleStopped(lanes=lane_books(store)))
             agent.close()

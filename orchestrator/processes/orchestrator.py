@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,7 @@ from orchestrator.events.status import (
     OBSERVER,
     RELAY,
     BlockReport,
+    HubItem,
     HubStatus,
     LeaseStatus,
     PairStatus,
@@ -41,6 +43,8 @@ from orchestrator.events.status import ORCHESTRATOR as ROLE
 from orchestrator.hub.events import HubEvent, PeerDown, PeerMessage, PeerRefused, PeerUp
 from orchestrator.hub.hub import Hub
 from orchestrator.keystore.errors import StoreError
+from orchestrator.metrics.book import Metrics
+from orchestrator.processes.asked import of_hub
 from orchestrator.processes.orchestrator_config import OrchestratorConfig, config_of
 from orchestrator.processes.queue_desk import QueueDesk
 from orchestrator.processes.role_records import lease_ended
@@ -110,8 +114,9 @@ class Orchestrator:
         wall: Callable[[], float] = wall_clock,
         emit: Emit = lambda event: None,
         records: Records | None = None,
+        watch: Callable[[HubItem], None] = lambda item: None,
     ) -> None:
-        """``records`` get every lease that was granted.
+        """``records`` get every lease that was granted, ``watch`` all that is shown.
 
         Raises EpochError, StoreError or OSError where epoch or queue cannot be had.
         """
@@ -152,7 +157,7 @@ class Orchestrator:
         self._missing = Missing(self.queue, self._why_unavailable, clock)
         self._rests = self.queue.resting
         self._peers = {role: PeerStatus(role, False, reason=NOT_SEEN) for role in (RELAY, *config.users)}
-        self._board = StatusBoard(config.users, self._tell_observer)
+        self._board = StatusBoard(config.users, self._tell_observer, watch)
         self._told: dict[Pair, str] = {}
         self._overloads = 0
         self._ring: tuple[object, ...] = ()
@@ -465,20 +470,20 @@ def run_orchestrator(
     stop: runtime.Event,
     emit: Emit,
     records: Records | None = None,
+    metrics: Metrics | None = None,
 ) -> None:
     """Serve until ``stop``; ``emit`` gets the epoch and the endpoints that were really bound.
 
     Raises KeyFileError, EpochError, RevokedError, ControlError or OSError when it cannot start.
     """
-    keys = load_keys(secrets_dir)
+    keys, book = load_keys(secrets_dir), metrics or Metrics(ROLE)
     if testbed.keys.get(ROLE, keys.public) != keys.public:
         raise ValueError(f"the key in {secrets_dir} is not the orchestrator's key of the testbed file")
     allowed = {public: role for role, public in testbed.keys.items() if role != ROLE}
     with ExitStack() as stack:
         transport = stack.enter_context(ZeroMQ())
-        orchestrator = Orchestrator(
-            config_of(testbed), keys, allowed, state_dir, transport=transport, emit=emit, records=records
-        )
+        made = partial(Orchestrator, transport=transport, emit=emit, records=records, watch=book.tell)
+        orchestrator = made(config_of(testbed), keys, allowed, state_dir)
         hub = stack.enter_context(orchestrator.hub)
         stack.enter_context(
             ControlSocket(
@@ -491,5 +496,6 @@ def run_orchestrator(
                 (*CONTROL_ERRORS, StoreError),
             )
         )
+        book.ask(of_hub(hub))
         emit(HubServing(control=hub.control_endpoint, bulk=hub.bulk_endpoint, epoch=orchestrator.epoch))
         orchestrator.serve(stop)

@@ -15,7 +15,7 @@ from lab.calibration.current import CurrentTestbed
 from lab.calibration.steps import Step
 from lab.interlock.interlock import Interlock
 from lab.interlock.watching import watching
-from lab.readings import known_readings
+from lab.readings import known_readings, known_states
 from lab.station import Station
 from lab.testbed import Testbed
 from orchestrator import runtime
@@ -28,6 +28,7 @@ from orchestrator.light.launching import RelayInstruments, planned_light
 from orchestrator.light.messages import FrameLost, reason_of
 from orchestrator.light.relay import Clicks, RelayLight
 from orchestrator.light.tracking.polarization_kept import KeptSettings
+from orchestrator.metrics.book import Metrics
 from orchestrator.processes.alarm_sources import (
     CALIBRATION_EVERY_S,
     INSTRUMENTS_EVERY_S,
@@ -40,6 +41,7 @@ from orchestrator.processes.alarm_sources import (
     testbed_dark_cps,
 )
 from orchestrator.processes.alarm_watch import AlarmWatch
+from orchestrator.processes.asked import of_agent
 from orchestrator.processes.calibrating import Calibrating
 from orchestrator.processes.data_sets import DataSets
 from orchestrator.processes.following import telling
@@ -80,18 +82,20 @@ def run_relay(
     emit: Emit,
     records: Records | None = None,
     data_sets: DataSets | None = None,
+    metrics: Metrics | None = None,
 ) -> None:
     """Serve leases until ``stop``; the caller leaves the instruments safe.
 
     ``current``: the testbed as it is calibrated at the moment of asking.  ``records`` get every light phase,
     ``data_sets`` calibrations and slow values.
     """
-    kept, sets = records or Records(None), data_sets or DataSets()
+    kept, sets, book = records or Records(None), data_sets or DataSets(), metrics or Metrics("relay")
     testbed = current()
     owned = RelayInstruments.of(station)
     light = RelayLight(testbed, owned, kept=KeptSettings(state_dir))
     unready = interlock.unless_latched(light.set_up)
-    agent = connect_agent(testbed, "relay", secrets_dir)
+    agent = connect_agent(testbed, "relay", secrets_dir, book.tell)
+    book.ask(of_agent(agent), partial(known_states, station))
 
     def recover() -> None:
         station.recover()

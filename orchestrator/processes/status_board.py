@@ -36,10 +36,16 @@ class Word:
 
 
 class StatusBoard:
-    """Keeps items and tells subscribers through ``tell(session, message)``."""
+    """Keeps items and tells subscribers through ``tell(session, message)``; ``watch`` gets the orchestrator's own."""
 
-    def __init__(self, users: Collection[str], tell: Callable[[int, FromHub], None]) -> None:
+    def __init__(
+        self,
+        users: Collection[str],
+        tell: Callable[[int, FromHub], None],
+        watch: Callable[[HubItem], None] = lambda item: None,
+    ) -> None:
         self._users = users
+        self._watch = watch
         self._tell = tell
         self._kept: dict[str, dict[Subject, Word]] = {}
         self._subscribers: dict[int, int] = {}
@@ -85,6 +91,7 @@ class StatusBoard:
 
     def show(self, item: HubItem, now_s: float, *, pulse: bool = False) -> None:
         """Something that the orchestrator itself is the source of; a ``pulse`` is told even if nothing changed."""
+        self._watch(item)
         self._keep(ORCHESTRATOR, item, now_s, pulse=pulse)
 
     def _keep(self, role: str, item: StatusItem, now_s: float, *, pulse: bool = False) -> None:

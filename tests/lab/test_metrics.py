@@ -1,17 +1,16 @@
-"""``/metrics``: every number of every item, alarms with what was done about them, in a form that Prometheus reads."""
+"""``qunetlab metrics``: what the hub tells of the whole testbed, as metrics of the one table."""
 
 from __future__ import annotations
 
-import re
-import urllib.error
 import urllib.request
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from lab.cli.metrics import serve_metrics
-from lab.runs.following.metrics import CONTENT_TYPE, MetricsPage, samples, text_of
+from lab.runs.following.metrics import WholeTestbed
 from lab.runs.following.observer import Observer
 from lab.runs.testbeds.folder import template_path
 from lab.testbed import load_testbed
@@ -19,10 +18,6 @@ from orchestrator.events.status import Alarm, BlockReport, PeerStatus, RingStatu
 from orchestrator.hub.agent import LinkUp
 from orchestrator.wire.links import LinkState
 from orchestrator.wire.messages import SnapshotEnd, TelemetryItem
-
-LINE = re.compile(
-    r'^[a-z_]+(\{[a-z]+="(\\.|[^"\\\n])*"(,[a-z]+="(\\.|[^"\\\n])*")*\})? -?[0-9.e+-]+(inf|nan)?$'
-)
 
 
 @pytest.fixture
@@ -46,42 +41,32 @@ def observer() -> Observer:
         control_send=lambda message: None,
         control_recv=lambda timeout_s: events.pop(0) if events else None,
     )
-    made = Observer(load_testbed(template_path("simulated-four-node")), agent)
-    made.poll()
-    return made
+    return Observer(load_testbed(template_path("simulated-four-node")), agent)
 
 
-def test_every_number_and_every_alarm_is_a_sample(observer: Observer) -> None:
-    page = text_of(samples(observer))
-    lines = page.splitlines()
-    assert "qunetlab_up 1.0" in lines
-    assert 'qunetlab_state{state="degraded"} 1.0' in lines
-    assert 'qunetlab_served_light_s{role="relay"} 12.5' in lines
-    assert 'qunetlab_block_report_secret_bits{role="alice",first="alice",second="bob"} 5000.0' in lines
-    assert 'qunetlab_block_report_qber{role="alice",first="alice",second="bob"} 0.0213' in lines
-    assert (
-        'qunetlab_alarm{id="relay/temperature/laser",role="relay",name="temperature",severity="major",'
-        'active="true",acknowledged="false",shelved="true"} 1.0'
-    ) in lines
-    for line in lines:
-        assert line.startswith("# TYPE qunetlab_") or LINE.match(line), line
-    types = [line.split()[2] for line in lines if line.startswith("#")]
-    assert len(types) == len(set(types)), "samples of one name stand together"
+def page_of(observer: Observer) -> str:
+    with WholeTestbed(observer, "127.0.0.1", 0) as served:
+        served.poll()
+        with urllib.request.urlopen(served.url, timeout=10) as answer:
+            return str(answer.read().decode())
 
 
-def test_the_texts_of_others_stay_within_their_label() -> None:
-    page = text_of(iter([("x", {"id": 'a"b\\c\nd'}, 1.0)]))
-    assert page == '# TYPE x gauge\nx{id="a\\"b\\\\c\\nd"} 1.0\n'
+def test_what_every_role_told_the_hub_is_there_under_the_names_of_its_own_page(observer: Observer) -> None:
+    lines = page_of(observer).splitlines()
+    assert 'qunetlab_up{role="observer"} 1.0' in lines
+    assert 'qunetlab_state{role="observer",state="degraded"} 1.0' in lines
+    assert 'qunetlab_served_light_seconds_total{role="relay"} 12.5' in lines
+    assert 'qunetlab_secret_bits_total{pair="alice-bob",role="alice"} 5000.0' in lines
+    assert 'qunetlab_block_qber_ratio{pair="alice-bob",role="alice"} 0.0213' in lines
+    assert 'qunetlab_alarms{alarm="temperature",role="relay",severity="major",state="shelved"} 1.0' in lines
+    assert 'qunetlab_alarms{alarm="store",role="bob",severity="minor",state="acknowledged"} 1.0' in lines
 
 
-def test_it_is_served_at_metrics_and_nowhere_else(observer: Observer) -> None:
-    with MetricsPage(observer, "127.0.0.1", 0) as page:
-        page.poll()
-        with urllib.request.urlopen(page.url, timeout=10) as answer:
-            assert answer.headers["Content-Type"] == CONTENT_TYPE
-            assert b"qunetlab_up 1.0\n" in answer.read()
-        with pytest.raises(urllib.error.HTTPError, match="404"):
-            urllib.request.urlopen(page.url.replace("/metrics", "/"), timeout=10)
+def test_the_texts_of_others_are_not_on_the_page(observer: Observer) -> None:
+    page = page_of(observer)
+    assert "hot" not in page
+    assert "say " not in page
+    assert list(text_string_to_metric_families(page))
 
 
 @pytest.mark.parametrize("listen", ["9464", "here:", "127.0.0.1:99999", ""])

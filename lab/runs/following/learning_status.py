@@ -27,6 +27,7 @@ from orchestrator.events.learning import (
 )
 from orchestrator.events.status import FL_SERVER, Learning
 from orchestrator.hub.connect import connect_agent
+from orchestrator.metrics.book import Metrics
 from orchestrator.wire.fields import REASON_LIMIT
 
 WAITS_TOLD = 256
@@ -91,13 +92,15 @@ def ended(status: Learning, reason: str) -> Learning:
 
 
 @contextmanager
-def told_to_hub(testbed: Testbed, secrets: Path, config: FLConfig) -> Iterator[Callable[[ServerEvent], None]]:
+def told_to_hub(
+    testbed: Testbed, secrets: Path, config: FLConfig, metrics: Metrics
+) -> Iterator[Callable[[ServerEvent], None]]:
     """Tells the hub of every event that it is called with, and of an error that ends the run."""
     if AUTO in (testbed.hub.control, testbed.hub.bulk):
         yield lambda event: None
         return
     status = begun(config)
-    agent = connect_agent(testbed, FL_SERVER, secrets)
+    agent = connect_agent(testbed, FL_SERVER, secrets, metrics.tell)
 
     def tell(event: ServerEvent) -> None:
         nonlocal status

@@ -19,8 +19,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
+from orchestrator.events.inside import RingState as State
 from orchestrator.events.status import (
     FL_SERVER,
     RELAY,
@@ -32,7 +32,6 @@ from orchestrator.events.status import (
     pair_name,
 )
 
-State = Literal["running", "idle", "degraded", "stopped", "no answer"]
 EXIT_CODES: dict[State, int] = {"running": 0, "idle": 0, "degraded": 1, "stopped": 3, "no answer": 3}
 """What ``status --check`` ends with; 2 is left to wrong usage."""
 SILENCE_S = 5.0

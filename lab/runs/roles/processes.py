@@ -7,15 +7,20 @@ import logging
 import signal
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lab.runs.addresses import LOOPBACK
 from lab.runs.made_safe import left_by
 from lab.runs.roles.runtime import Runtime
 from lab.runs.supervising.supervisor import watch_parent
 from lab.runs.testbeds.folder import find_testbed
-from lab.testbed import AUTO
+from lab.runs.watched.process import metrics_of, page_of
+from lab.testbed import AUTO, load_testbed
+from orchestrator.events.common import Serving
 from orchestrator.randomness import random_hex
 
 if TYPE_CHECKING:
@@ -25,9 +30,16 @@ if TYPE_CHECKING:
     from orchestrator.events.process import Emit
 
 logger = logging.getLogger(__name__)
+SIMULATOR = "simulator"
 
 
-def simulate_role(path: Path, as_json: bool, resolved: Path | None, state: Path | None = None) -> int:
+def simulate_role(
+    path: Path,
+    as_json: bool,
+    resolved: Path | None,
+    state: Path | None = None,
+    metrics: str = LOOPBACK,
+) -> int:
     """All simulated instruments of a testbed; needs no secrets.  In ``state`` it listens for attacks, without it not at all."""
     from lab.runs.attacks.carrying import attacks_on_light
     from sim_backends.bench import run_simulator
@@ -37,14 +49,29 @@ def simulate_role(path: Path, as_json: bool, resolved: Path | None, state: Path 
         signal.signal(number, lambda *_: stop.set())
     watch_parent(stop.set)
     beside = partial(attacks_on_light, state)
-    return run_simulator(find_testbed(path), stop, json=as_json, resolved=resolved, beside=beside)
+    testbed = find_testbed(path)
+    book = metrics_of(SIMULATOR, load_testbed(testbed), None)
+    with page_of(book, metrics) or nullcontext() as page:
+        url = page.url if page else ""
+
+        def ready() -> dict[str, str]:
+            book.tell(Serving(role=SIMULATOR, version=version("qunetlab"), metrics=url))
+            return {"metrics": url}
+
+        return run_simulator(testbed, stop, json=as_json, resolved=resolved, beside=beside, when_ready=ready)
 
 
-def orchestrator_role(path: Path, secrets: Path | None, state: Path | None, tell: Emit | None = None) -> int:
+def orchestrator_role(
+    path: Path,
+    secrets: Path | None,
+    state: Path | None,
+    tell: Emit | None = None,
+    metrics: str = LOOPBACK,
+) -> int:
     """Hub and scheduler."""
     from orchestrator.processes.orchestrator import run_orchestrator
 
-    runtime = Runtime("orchestrator", path, secrets, state, tell)
+    runtime = Runtime("orchestrator", path, secrets, state, tell, metrics)
     run_orchestrator(
         runtime.testbed,
         runtime.secrets,
@@ -52,18 +79,25 @@ def orchestrator_role(path: Path, secrets: Path | None, state: Path | None, tell
         runtime.stop,
         runtime.emit,
         runtime.records(),
+        runtime.metrics,
     )
     return 0
 
 
-def relay_role(path: Path, secrets: Path | None, state: Path | None, tell: Emit | None = None) -> int:
+def relay_role(
+    path: Path,
+    secrets: Path | None,
+    state: Path | None,
+    tell: Emit | None = None,
+    metrics: str = LOOPBACK,
+) -> int:
     """Measurement relay."""
     from lab.calibration.current import CurrentTestbed
     from lab.checking import checked_testbed
     from lab.guard import guarded_role
     from orchestrator.processes.relay import run_relay
 
-    runtime = Runtime("relay", path, secrets, state, tell)
+    runtime = Runtime("relay", path, secrets, state, tell, metrics)
     checked_testbed(runtime.testbed_path, ("relay",))
     guarded = guarded_role(runtime.testbed, runtime.testbed_path, "relay", runtime.state)
     with runtime.data_sets() as data_sets, guarded as (station, interlock):
@@ -77,6 +111,7 @@ def relay_role(path: Path, secrets: Path | None, state: Path | None, tell: Emit 
             emit=data_sets.noting(runtime.emit),
             records=runtime.records(),
             data_sets=data_sets,
+            metrics=runtime.metrics,
         )
     runtime.emit(left_by(station))
     return 0
@@ -89,6 +124,7 @@ def node_role(
     state: Path | None,
     store_key: str = "file",
     tell: Emit | None = None,
+    metrics: str = LOOPBACK,
 ) -> int:
     """One user's node."""
     from lab.calibration.current import CurrentTestbed
@@ -97,7 +133,7 @@ def node_role(
     from lab.runs.testbeds.store_key import StoreKey
     from orchestrator.processes.node_process import run_node
 
-    runtime = Runtime(name, path, secrets, state, tell)
+    runtime = Runtime(name, path, secrets, state, tell, metrics)
     _require_user(runtime, name)
     checked_testbed(runtime.testbed_path, (name,))
     kek = StoreKey.parse(store_key).kek(name, runtime.secrets)
@@ -115,6 +151,7 @@ def node_role(
             emit=data_sets.noting(runtime.emit),
             records=runtime.records(),
             data_sets=data_sets,
+            metrics=runtime.metrics,
         )
     runtime.emit(left_by(station))
     return 0
@@ -153,6 +190,7 @@ def fl_server_role(
     task_name: str | None = None,
     data: Path | None = None,
     tell: Emit | None = None,
+    metrics: str = LOOPBACK,
 ) -> int:
     """Federated-learning server: sees masked updates and their sum."""
     from fl.carriers.zeromq.server import run_server
@@ -161,7 +199,7 @@ def fl_server_role(
     from lab.runs.following.learning_status import told_to_hub
     from orchestrator.wire.curve import load_keys
 
-    runtime = Runtime("fl-server", path, secrets, state, tell)
+    runtime = Runtime("fl-server", path, secrets, state, tell, metrics)
     settings = _read_config(config_text)
     for setting, option in (("task", task_name), ("data", str(data) if data else None)):
         if option is not None and settings.setdefault(setting, option) != option:
@@ -177,7 +215,7 @@ def fl_server_role(
     verify_data(name, task, data_folder)  # what is told after a round has cost its key
     settings.setdefault("run_id", _unfinished_run(runtime.state) or f"run-{random_hex(6)}")
     config = training_config(task, users, settings)
-    with told_to_hub(runtime.testbed, runtime.secrets, config) as tell_hub:
+    with told_to_hub(runtime.testbed, runtime.secrets, config, runtime.metrics) as tell_hub:
 
         def report(event: ServerEvent) -> None:
             runtime.emit(event)
@@ -235,6 +273,7 @@ def fl_client_role(
     mode: str,
     task: str | None = None,
     tell: Emit | None = None,
+    metrics: str = LOOPBACK,
 ) -> int:
     """One user's federated-learning client, in the trust domain of the user's node.
 
@@ -247,10 +286,10 @@ def fl_client_role(
     from fl.rounds.config import SMALLEST_QUORUM
     from fl.workloads import load_task, record_of
     from orchestrator.delivery.client import DeliveryClient
-    from orchestrator.events.learning import ClientEnded
+    from orchestrator.events.learning import ClientEnded, ClientServing
     from orchestrator.wire.curve import load_keys
 
-    runtime = Runtime(f"fl-{name}", path, secrets, state, tell)
+    runtime = Runtime(f"fl-{name}", path, secrets, state, tell, metrics)
     testbed = runtime.testbed
     _require_user(runtime, name)
     if mode not in MODES:
@@ -265,6 +304,7 @@ def fl_client_role(
     _require_endpoint(runtime, testbed.user(name).delivery, f"users.{name}.delivery", f"{name}'s node")
     _require_endpoint(runtime, testbed.fl.server, "fl.server", "the learning server")
     keys = load_keys(runtime.secrets)
+    runtime.emit(ClientServing())
     with DeliveryClient(testbed.user(name).delivery, keys, testbed.public_key(name)) as node:
         outcome = run_client(
             name,

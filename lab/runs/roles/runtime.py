@@ -23,10 +23,12 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec.structs import replace
 
+from lab.runs.addresses import LOOPBACK
 from lab.runs.shown import echo
 from lab.runs.software import commit
 from lab.runs.supervising.supervisor import watch_parent
 from lab.runs.testbeds.folder import SECRETS, STATE, find_testbed, own_testbed
+from lab.runs.watched.process import metrics_of, page_of
 from lab.testbed import Testbed, load_testbed
 from orchestrator.durable import make_folder
 from orchestrator.events.common import Serving
@@ -68,12 +70,19 @@ class Runtime:
     """The surroundings of one role."""
 
     def __init__(
-        self, role: str, path: Path, secrets: Path | None, state: Path | None, tell: Emit | None = None
+        self,
+        role: str,
+        path: Path,
+        secrets: Path | None,
+        state: Path | None,
+        tell: Emit | None = None,
+        metrics: str = LOOPBACK,
     ) -> None:
-        """Load the testbed, find the folders, arm the stop signals.
+        """Load the testbed, find the folders, arm the stop signals, serve ``/metrics`` at the address ``metrics``.
 
         ``tell`` gets the events in the place of standard output, and shows them to people; logs are then warnings in words.
-        Raises TestbedError for a wrong testbed file, FolderError for a bundled one without folders told.
+        Raises TestbedError for a wrong testbed file, FolderError for a bundled one without folders told, ValueError or
+        ListenError for an address that cannot be listened at.
         """
         self.role = role
         os.umask(0o077)
@@ -91,6 +100,10 @@ class Runtime:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._on_signal)
         watch_parent(self.stop.set)
+        self.metrics = metrics_of(role, self.testbed, self.state)
+        self._page = page_of(self.metrics, metrics)
+        if self._page is not None:
+            self._page.__enter__()  # to the end of the process: it is answered for as long as there is one
 
     def records(self) -> Records:
         """What this role writes down of its work; its first word is which software writes.
@@ -119,7 +132,9 @@ class Runtime:
         A reader that has gone away stops the role instead of breaking it.
         """
         if isinstance(event, Serving):
-            event = replace(event, role=self.role, version=version("qunetlab"))
+            url = self._page.url if self._page else ""
+            event = replace(event, role=self.role, version=version("qunetlab"), metrics=url)
+        self.metrics.tell(event)
         if not isinstance(event, LightProgress | WaitingForKeys | ClientState):
             logger.info("%s", type(event).__name__, extra={"event": event})
         try:

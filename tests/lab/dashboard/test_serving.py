@@ -26,9 +26,9 @@ from lab.dashboard import application, presence, serving
 from lab.dashboard.application import LARGEST_BYTES
 from lab.dashboard.door import WRONG_KEPT, WRONG_S, host_name
 from lab.dashboard.presence import FILE, FOLDER
-from lab.dashboard.serving import ListenError
 from lab.interlock.interlock import interlocked
 from lab.interlock.latch import kept_causes
+from lab.runs.addresses import ListenError
 from lab.runs.testbeds.folder import FolderError
 from lab.runs.testbeds.machine import Machine
 

@@ -1,0 +1,60 @@
+"""The metrics of one process, from its start to its end: a book that is told events, and the page that shows it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lab.runs.addresses import METRICS_OPTION, OFF, host_and_port
+from orchestrator.events.inside import Disk
+from orchestrator.metrics.book import Metrics
+from orchestrator.metrics.rows import Names
+
+if TYPE_CHECKING:
+    from lab.runs.watched.page import MetricsPage
+    from lab.testbed import Testbed
+
+
+def names_of(testbed: Testbed) -> Names:
+    """What may stand in labels on this testbed."""
+    from orchestrator.keystore.lanes import Lane
+
+    users = tuple(testbed.user_names())
+    roles = {"orchestrator", "relay", "fl-server", "observer", "dashboard", "simulator", *users}
+    return Names(
+        users,
+        frozenset(roles | {f"fl-{user}" for user in users}),
+        frozenset(map(str, Lane)),
+        frozenset(entry.name for entry in testbed.instruments),
+    )
+
+
+def metrics_of(role: str, testbed: Testbed, state: Path | None) -> Metrics:
+    """The book of a role whose state is kept in the folder ``state``."""
+    metrics = Metrics(role, names_of(testbed))
+    if state is not None:
+        metrics.ask(lambda: disk_of(state))
+    return metrics
+
+
+def disk_of(folder: Path) -> Iterator[Disk]:
+    """Room where the role writes; raises OSError."""
+    found = os.statvfs(folder)
+    yield Disk(found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize)
+
+
+def page_of(metrics: Metrics, listen: str) -> MetricsPage | None:
+    """The page of a book, which begins to serve when it is entered; None for ``off``.
+
+    Raises ValueError for what is no address, ListenError for one that cannot be had.
+    """
+    if listen == OFF:
+        return None
+    from lab.runs.watched.page import MetricsPage
+    from orchestrator.metrics.exposition import Exposition
+    from orchestrator.metrics.readiness import unready
+
+    host, port = host_and_port(listen, METRICS_OPTION, "127.0.0.1:9464, nor `off`")
+    return MetricsPage(Exposition(metrics).page, lambda: unready(metrics), host, port)
