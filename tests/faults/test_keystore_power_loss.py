@@ -14,7 +14,7 @@ from __future__ import annotations
 import ctypes
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,10 +23,19 @@ import pytest
 
 from orchestrator.keystore.database import SETTINGS, Database
 from orchestrator.keystore.errors import AlreadyReleasedError, KeyStoreError, LaneShortError, RefusedError
-from orchestrator.keystore.lanes import AUTH_STOP_BITS, Lane, Range, incoming_auth, lane_owner, outgoing_auth
+from orchestrator.keystore.lanes import (
+    AUTH_STOP_BITS,
+    Lane,
+    Range,
+    SplitRule,
+    incoming_auth,
+    lane_owner,
+    outgoing_auth,
+)
 from orchestrator.keystore.pair_macs import split_secret
 from orchestrator.keystore.sealing import Kek
 from orchestrator.keystore.store import KeyStore
+from orchestrator.keystore.windows import LeasedKey, Use
 from orchestrator.secret import SecretBits
 
 SECTOR = 512
@@ -233,6 +242,15 @@ class Committed:
     context: bytes
 
 
+@dataclass(frozen=True)
+class Waits:
+    """A key that waited for its application before the crash."""
+
+    peer: str
+    lane: Lane
+    key: LeasedKey
+
+
 class Work:
     """A seeded stream of everything a node does with its store."""
 
@@ -242,6 +260,7 @@ class Work:
         self._rng = np.random.default_rng(seed)
         self._serial = 0
         self._open: list[tuple[str, Range, bytes]] = []
+        self._waits: list[tuple[str, Lane, LeasedKey]] = []
         self.truth = Truth()
         for n, (peer, pair_end) in enumerate(PEERS.items()):
             secrets = [
@@ -270,6 +289,14 @@ class Work:
             self._receive,
             self._receive,
             self._raise,
+            self._window,
+            self._window,
+            self._give,
+            self._give,
+            self._hand,
+            self._hand,
+            self._fetch,
+            self._fetch,
         ]
         steps[self._rng.integers(len(steps))](list(PEERS)[self._rng.integers(len(PEERS))])
 
@@ -349,6 +376,84 @@ class Work:
             head = self._store.lane_states(peer)[Lane.MASK].head
             self._store.raise_heads(peer, {Lane.MASK: head + 10})
 
+    # Keys for applications: windows of the own lane and of the peer's, batches, and copies that wait.
+
+    def _window(self, peer: str) -> None:
+        windows, own = self._store.windows, self._rng.random() < 0.5
+        lane = windows.own_lane(peer) if own else windows.peers_lane(peer)
+        free = self._store.stock(peer)[lane]
+        if free < 2048:
+            return
+        size, context = 8 * int(self._rng.integers(128, min(free, 4096) // 8)), windows.new_context()
+        if own:
+            with suppress(LaneShortError):
+                windows.opened(peer, self._store.propose_reservation(peer, lane, size, context), context)
+        else:
+            head = self._store.lane_states(peer)[lane].head
+            with suppress(RefusedError):
+                windows.follow(peer, Range(head, size), context)
+
+    def _batch(self, peer: str, lane: Lane) -> tuple[int, list[LeasedKey]] | None:
+        """Where a batch of a few keys could lie, with a gap now and then."""
+        runs = self._store.windows.granted(peer, lane)
+        if not runs or runs[0].n_bits < 1200:
+            return None
+        start = runs[0].start + 8 * int(self._rng.integers(0, 4))
+        reached, keys = start + 256, []
+        for _ in range(int(self._rng.integers(1, 4))):
+            reached += 8 * int(self._rng.integers(0, 2))
+            keys.append(
+                LeasedKey(bytes(self._rng.bytes(16)), Range(reached, 8 * int(self._rng.integers(1, 30))))
+            )
+            reached = keys[-1].place.end
+        return start, keys
+
+    def _left(self, peer: str, lane: Lane, place: Range, bits: SecretBits) -> None:
+        self._shim.mark(Left(peer, str(lane), place, None))
+        assert bits.same_as(self.truth.bits(peer, str(lane), place))
+
+    def _give(self, peer: str) -> None:
+        lane = self._store.windows.own_lane(peer)
+        batch = self._batch(peer, lane)
+        if batch is None:
+            return
+        start, keys = batch
+        spare = [keys[0].key_id] if self._rng.random() < 0.3 else []
+        use = Use("app1", "master", 1, len(keys), sum(key.place.n_bits for key in keys))
+        bits = self._store.windows.deliver(peer, start, keys, [use], spare=spare)
+        self._shim.mark(Left(peer, str(lane), Range(start, 256), None))
+        for key in keys:
+            if key.key_id in bits:
+                self._left(peer, lane, key.place, bits[key.key_id])
+            else:
+                self._waits.append((peer, lane, key))
+
+    def _hand(self, peer: str) -> None:
+        lane = self._store.windows.peers_lane(peer)
+        batch = self._batch(peer, lane)
+        if batch is None:
+            return
+        start, keys = batch
+        unwanted = [keys[-1].key_id] if self._rng.random() < 0.2 else []
+        self._store.windows.hand(peer, start, keys, unwanted, 1e-30)
+        self._shim.mark(Left(peer, str(lane), Range(start, 256), None))
+        self._waits += [(peer, lane, key) for key in keys if key.key_id not in unwanted]
+
+    def _fetch(self, _: str) -> None:
+        """A few waiting keys in one commit; one of them is asked for twice."""
+        if not self._waits:
+            return
+        chosen = [self._waits.pop() for _ in range(min(len(self._waits), 3))]
+        use = Use("app2", "slave", 1, 1, 8)
+        with self._store.windows.group():
+            fetched = [self._store.windows.fetch(peer, lane, [key], use) for peer, lane, key in chosen]
+            assert self._store.windows.fetch(*chosen[0][:2], [chosen[0][2]], use) is None
+        for (peer, lane, key), bits in zip(chosen, fetched, strict=True):
+            assert bits is not None
+            self._left(peer, lane, key.place, bits[0])
+        for peer, lane, key in self._waits:
+            self._shim.mark(Waits(peer, lane, key))
+
 
 class Violation(AssertionError):
     """An image broke a promise."""
@@ -367,6 +472,8 @@ def check_image(cls: type[KeyStore], path: Path, marks: list[object], truth: Tru
         for mark in marks:
             _check_mark(store, mark)
         for peer in PEERS:
+            if any(store.windows.granted(peer, lane) for lane in (Lane.OTP_AB, Lane.OTP_BA)):
+                raise Violation(f"a window with {peer} was resumed after the restart")
             for lane, start, bits in _use_up(store, peer):
                 taken = Range(start, len(bits))
                 for old in left:
@@ -386,6 +493,13 @@ def _check_mark(store: KeyStore, mark: object) -> None:
         raise Violation(f"{mark} was lost")
     if isinstance(mark, Left) and store.lane_states(mark.peer)[Lane(mark.lane)].head < mark.taken.end:
         raise Violation(f"the head of {mark.lane} is below {mark.taken}, which had left")
+    if isinstance(mark, Waits):
+        with store.windows.group():
+            if (
+                store.windows.fetch(mark.peer, mark.lane, [mark.key], Use("app2", "slave", 1, 1, 8))
+                is not None
+            ):
+                raise Violation(f"{mark} was released after the restart")
     context = mark.context if isinstance(mark, Left | Committed) else None
     if context is not None and isinstance(mark, Left | Committed):
         try:
@@ -404,12 +518,14 @@ def _use_up(store: KeyStore, peer: str) -> Iterator[tuple[str, int, SecretBits]]
     if (rest := store.stock(peer)[lane] - AUTH_STOP_BITS) > 0:
         offset, bits = store.auth(peer).take_outgoing(rest)
         yield lane, offset, bits
-    pieces = list(store._core.pieces.stored(peer, Lane.MASK, store.lane_states(peer)[Lane.MASK].head))
-    for n, piece in enumerate(pieces):
-        context = b"after" + n.to_bytes(27, "big")
-        taken = store.propose_reservation(peer, "mask", piece.n_bits, context) if first else piece
-        store.commit_reservation(peer, "mask", taken, context)
-        yield "mask", taken.start, store.release(peer, "mask", taken, context)
+    for usable in (Lane.MASK, Lane.OTP_AB, Lane.OTP_BA):
+        own = first == (lane_owner(usable) == "first")
+        pieces = list(store._core.pieces.stored(peer, usable, store.lane_states(peer)[usable].head))
+        for n, piece in enumerate(pieces):
+            context = b"after" + n.to_bytes(27, "big")
+            taken = store.propose_reservation(peer, usable, piece.n_bits, context) if own else piece
+            store.commit_reservation(peer, usable, taken, context)
+            yield str(usable), taken.start, store.release(peer, usable, taken, context)
 
 
 # -- images --------------------------------------------------------------------------------------------
@@ -474,7 +590,13 @@ def crash_images(cls: type[KeyStore], folder: Path, seed: int, steps: int, image
     rng = np.random.default_rng([seed, 1])
     shim, images_shim = Shim(live), Shim(folder / "image")
     with shim.installed():
-        store = cls.create(path, "alice", KEK, random_bytes=np.random.default_rng(seed).bytes)
+        store = cls.create(
+            path,
+            "alice",
+            KEK,
+            split=SplitRule(otp_per_1024=192),
+            random_bytes=np.random.default_rng(seed).bytes,
+        )
         work = Work(store, shim, seed)
         store._core.db.checkpoint()
         disk = Disk({str(file): file.read_bytes() for file in live.iterdir()})
@@ -555,7 +677,7 @@ class ResumedReservationsStore(KeyStore):
     [
         (NormalSyncStore, "is below|not remembered|lost"),
         (ReleaseBeforeCommitStore, "is below|not remembered|lost"),
-        (ResumedReservationsStore, "was released after the restart"),
+        (ResumedReservationsStore, "after the restart"),
     ],
 )
 def test_r1_the_test_finds_planted_faults(tmp_path: Path, cls: type[KeyStore], promise: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -291,3 +292,34 @@ def test_keys_that_nobody_fetches_are_burnt(tmp_path: Path) -> None:
             world.fetch([key.key_id for key in given])
         assert world.stores["bob"].lane_ledger("alice", Lane.OTP_AB).burnt == 512
         balanced(world)
+
+
+@pytest.mark.parametrize("step", range(8))
+def test_the_link_is_cut_at_every_step(tmp_path: Path, step: int) -> None:
+    """Whichever message is the last that arrives: after the link is back the order is answered, each key once."""
+    cut = threading.Event()
+    world = KeyWorld(tmp_path)
+
+    def meddle(_: str, __: int, payload: bytes) -> bytes | None:
+        if sum(world.said.values()) == step + 1 and not cut.is_set():
+            world.cut = True
+            cut.set()
+            return None if step % 2 else payload
+        return payload
+
+    with world:
+        world.meddle = meddle
+        given: list = []
+        while not cut.is_set():
+            future = world.givers["alice"].order("app1", "app2", 2, 256, patience_s=20.0)
+            while not future.done() and not cut.wait(0.01):
+                pass
+            world.cut = False
+            given += future.result(20)
+        given += world.give(2)
+        assert same(given, world.fetch([key.key_id for key in given]))
+        balanced(world)
+        one, other = (world.stores[n].lane_ledger(world.peer(n), Lane.OTP_AB) for n in ("alice", "bob"))
+        assert one == other
+        assert one.delivered == sum(len(key.key) for key in given)
+        assert one.burnt == 0
