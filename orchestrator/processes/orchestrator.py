@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +20,7 @@ from lab.calibration.steps import Step
 from orchestrator import runtime
 from orchestrator.durable import replace_file
 from orchestrator.events.common import Unknown
-from orchestrator.events.process import Emit, HubServing
+from orchestrator.events.process import Emit
 from orchestrator.events.status import (
     FL_SERVER,
     OBSERVER,
@@ -39,13 +37,10 @@ from orchestrator.events.status import (
     Stock,
     pair_name,
 )
-from orchestrator.events.status import ORCHESTRATOR as ROLE
 from orchestrator.hub.events import HubEvent, PeerDown, PeerMessage, PeerRefused, PeerUp
 from orchestrator.hub.hub import Hub
 from orchestrator.keystore.errors import StoreError
-from orchestrator.metrics.book import Metrics
-from orchestrator.processes.asked import of_hub
-from orchestrator.processes.orchestrator_config import OrchestratorConfig, config_of
+from orchestrator.processes.orchestrator_config import OrchestratorConfig
 from orchestrator.processes.queue_desk import QueueDesk
 from orchestrator.processes.role_records import lease_ended
 from orchestrator.processes.status_board import StatusBoard
@@ -62,10 +57,8 @@ from orchestrator.scheduling.ring_schedule import RingSchedule
 from orchestrator.scheduling.scheduler import Pair
 from orchestrator.scheduling.suspending import Suspensions
 from orchestrator.scheduling.turns import Turns
-from orchestrator.wire.control_socket import ControlSocket
-from orchestrator.wire.curve import CurveKeys, load_keys
+from orchestrator.wire.curve import CurveKeys
 from orchestrator.wire.fields import REASON_LIMIT
-from orchestrator.wire.gate_control import CONTROL_ERRORS, answer_about_gate
 from orchestrator.wire.links import Transport
 from orchestrator.wire.messages import (
     CALIBRATIONS,
@@ -82,12 +75,10 @@ from orchestrator.wire.messages import (
     Rest,
     Subscribe,
 )
-from orchestrator.wire.queue_control import QueueRequest
 from orchestrator.wire.revoked import RevokedKeys
-from orchestrator.wire.zeromq import ZeroMQ
 
 if TYPE_CHECKING:
-    from lab.testbed import Testbed
+    pass
 
 logger = logging.getLogger(__name__)
 
@@ -461,41 +452,3 @@ class Orchestrator:
             replace_file(self._saved, self.schedule.dump(self._clock()))
         except OSError as error:
             logger.warning("cannot save the schedule to %s: %s", self._saved, error.strerror)
-
-
-def run_orchestrator(
-    testbed: Testbed,
-    secrets_dir: Path,
-    state_dir: Path,
-    stop: runtime.Event,
-    emit: Emit,
-    records: Records | None = None,
-    metrics: Metrics | None = None,
-) -> None:
-    """Serve until ``stop``; ``emit`` gets the epoch and the endpoints that were really bound.
-
-    Raises KeyFileError, EpochError, RevokedError, ControlError or OSError when it cannot start.
-    """
-    keys, book = load_keys(secrets_dir), metrics or Metrics(ROLE)
-    if testbed.keys.get(ROLE, keys.public) != keys.public:
-        raise ValueError(f"the key in {secrets_dir} is not the orchestrator's key of the testbed file")
-    allowed = {public: role for role, public in testbed.keys.items() if role != ROLE}
-    with ExitStack() as stack:
-        transport = stack.enter_context(ZeroMQ())
-        made = partial(Orchestrator, transport=transport, emit=emit, records=records, watch=book.tell)
-        orchestrator = made(config_of(testbed), keys, allowed, state_dir)
-        hub = stack.enter_context(orchestrator.hub)
-        stack.enter_context(
-            ControlSocket(
-                state_dir,
-                lambda request: (
-                    orchestrator.desk.ask(request)
-                    if isinstance(request, QueueRequest)
-                    else answer_about_gate(hub.gate, request)
-                ),
-                (*CONTROL_ERRORS, StoreError),
-            )
-        )
-        book.ask(of_hub(hub))
-        emit(HubServing(control=hub.control_endpoint, bulk=hub.bulk_endpoint, epoch=orchestrator.epoch))
-        orchestrator.serve(stop)

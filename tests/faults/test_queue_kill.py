@@ -43,7 +43,7 @@ import sys, threading
 from pathlib import Path
 from lab.testbed import load_testbed
 from orchestrator.events.process import line_of
-from orchestrator.processes.orchestrator import run_orchestrator
+from orchestrator.processes.orchestrator_process import run_orchestrator
 
 folder = Path(sys.argv[1])
 run_orchestrator(load_testbed(folder / "testbed.toml"), folder / "orchestrator", folder / "state", threading.Event(),

@@ -55,7 +55,7 @@ from orchestrator.light.symbols import SymbolFrame
 from orchestrator.processes import node as node_module
 from orchestrator.processes.node_process import run_node
 from orchestrator.processes.node_store import InitialSecretError, open_node_store
-from orchestrator.processes.orchestrator import run_orchestrator
+from orchestrator.processes.orchestrator_process import run_orchestrator
 from orchestrator.processes.relay import run_relay
 from orchestrator.wire.curve import load_keys
 from sim_backends.bench import Bench

@@ -28,7 +28,7 @@ from lab.runs.testbeds.machine import Machine
 from lab.testbed import load_testbed, read_testbed, write_testbed
 from orchestrator import runtime
 from orchestrator.events.process import HubServing
-from orchestrator.processes.orchestrator import run_orchestrator
+from orchestrator.processes.orchestrator_process import run_orchestrator
 from orchestrator.wire.curve import load_keys
 from orchestrator.wire.queue_control import HistoryShown, QueueShown
 

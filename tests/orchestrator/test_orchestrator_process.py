@@ -592,7 +592,7 @@ import signal, sys, threading
 from pathlib import Path
 from lab.testbed import load_testbed
 from orchestrator.events.process import line_of
-from orchestrator.processes.orchestrator import run_orchestrator
+from orchestrator.processes.orchestrator_process import run_orchestrator
 
 stop = threading.Event()
 signal.signal(signal.SIGTERM, lambda *_: stop.set())

@@ -69,7 +69,7 @@ def orchestrator_role(
     metrics: str = LOOPBACK,
 ) -> int:
     """Hub and scheduler."""
-    from orchestrator.processes.orchestrator import run_orchestrator
+    from orchestrator.processes.orchestrator_process import run_orchestrator
 
     runtime = Runtime("orchestrator", path, secrets, state, tell, metrics)
     run_orchestrator(
