@@ -11,8 +11,8 @@ from rich.text import Text
 
 from fl.experiments.results import Results, all_exact, read_results
 from lab.runs.pages.comparison import HEAD, notes_of, render_comparison, row_of
+from lab.runs.pages.page import write_out
 from lab.runs.shown import echo, shown_lines
-from orchestrator.durable import replace_file
 
 
 def compare_runs(paths: list[Path], out: Path | None, as_json: bool) -> int:
@@ -21,12 +21,7 @@ def compare_runs(paths: list[Path], out: Path | None, as_json: bool) -> int:
     if len(runs) < len(paths):
         raise ValueError("a run is named twice")
     if out is not None:
-        try:
-            replace_file(out, render_comparison(runs).encode())
-        except OSError as error:
-            raise ValueError(
-                f"--out {out} cannot be written: {error.strerror}; name a file in a folder that is there"
-            ) from error
+        write_out(render_comparison(runs), out)
     if as_json:
         echo(json.dumps({"runs": [as_dict(name, run) for name, run in runs.items()]}))
         return 0

@@ -26,7 +26,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "qunetlab attack bench tap --strength 20",
         "qunetlab attack bench --stop",
     ),
-    "audit": ("qunetlab audit qunetlab-demo", "qunetlab audit bench --json"),
+    "audit": (
+        "qunetlab audit qunetlab-demo",
+        "qunetlab audit qunetlab-demo --out audit.html",
+        "qunetlab audit bench --json",
+    ),
     "bench": ("qunetlab bench --json",),
     "calibrate": (
         "qunetlab calibrate --testbed bench --dry-run",

@@ -17,13 +17,15 @@ from msgspec import Meta
 
 from lab.calibration.steps import LEASED, STEPS
 from lab.dashboard.machine_watch import records_folder
-from lab.dashboard.presence import FOLDER
+from lab.dashboard.presence import AUDIT_FILE, AUDIT_PAGE, FOLDER
+from lab.interlock.latch import clock_for_people
 from lab.runs.attacks import control as attack_range
 from lab.runs.audit.auditing import audited, lines
 from lab.runs.interlocks import acknowledge, chosen_roles
+from lab.runs.pages.audit_page import render_audit
 from lab.runs.testbeds.machine import Machine
 from orchestrator.decoding import from_plain
-from orchestrator.durable import create_file, make_folder
+from orchestrator.durable import create_file, make_folder, replace_file
 from orchestrator.events.status import ORCHESTRATOR
 from orchestrator.randomness import random_hex
 from orchestrator.wire.control_socket import AcknowledgeAlarm, Done, Request, ShelveAlarm, ask
@@ -212,14 +214,23 @@ def _calibrate(machine: Machine, asked: Calibrate) -> dict[str, Any]:
 
 
 def _audit(machine: Machine, _: AuditRecords) -> dict[str, Any]:
-    """One at a time: it reads every record and key book there is, without a secret, and writes nothing."""
+    """One at a time: it reads every record and key book there is, without a secret; the page of it is kept beside the token."""
     if not _auditing.acquire(blocking=False):
         raise ActionError("an audit goes on already: wait until it is done")
     try:
         found = audited(records_folder(machine))
     finally:
         _auditing.release()
-    return {"text": list(lines(found))[-1], "audit": msgspec.to_builtins(found)}
+    text, path = list(lines(found))[-1], machine.folder(FOLDER) / AUDIT_FILE
+    try:
+        make_folder(path.parent)
+        replace_file(path, render_audit(found, clock_for_people()).encode())
+    except OSError as error:
+        return {
+            "text": f"{text}; {path} cannot be written: {error.strerror}",
+            "audit": msgspec.to_builtins(found),
+        }
+    return {"text": text, "audit": msgspec.to_builtins(found), "page": AUDIT_PAGE}
 
 
 def _attack(machine: Machine, asked: Attack) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from lab.dashboard.actions import act
 from lab.dashboard.board import Board
 from lab.dashboard.calibrated import OWN, calibration_page, finding_shown, newest_finding
 from lab.dashboard.door import Door, Tokens, foreign, problem
+from lab.dashboard.presence import AUDIT_FILE, AUDIT_PAGE, FOLDER
 from lab.dashboard.series import LONGEST_KEY, Series
 from lab.dashboard.stopping import stop_all
 from lab.runs.testbeds.machine import Machine
@@ -65,7 +66,7 @@ SPAN_DIGITS = 9
 REPORT_POLICY = (
     "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'"
 )
-"""Of pages that calibrations wrote: styles and figures are inside, nothing of them runs or reaches us."""
+"""Of pages that calibrations and audits wrote: styles and figures are inside, nothing of them runs or reaches us."""
 
 
 class Changes:
@@ -132,6 +133,7 @@ class Application:
                 Route("/api/series", self._trend),
                 Route("/api/finding/{owner}/{step}", self._finding),
                 Route("/pages/calibration", self._calibration),
+                Route(AUDIT_PAGE, self._audit),
                 Route("/api/stop", self._stop, methods=["POST"]),
                 Route("/api/act/{name}", self._act, methods=["POST"]),
                 Mount("/static", StaticFiles(directory=STATIC)),
@@ -186,6 +188,13 @@ class Application:
             return PlainTextResponse(f"It has {OWN}.\n", 403)
         if (path := calibration_page(self.machine.path)) is None:
             return PlainTextResponse("No calibration has written a page yet.\n", 404)
+        return FileResponse(path, headers={"Content-Security-Policy": REPORT_POLICY})
+
+    async def _audit(self, _: Request) -> Response:
+        """The page of the latest audit that was asked for here."""
+        path = self.machine.folder(FOLDER) / AUDIT_FILE
+        if not path.is_file():
+            return PlainTextResponse("No audit was asked for at a page yet.\n", 404)
         return FileResponse(path, headers={"Content-Security-Policy": REPORT_POLICY})
 
     async def _events(self, request: Request) -> Response:

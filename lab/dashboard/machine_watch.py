@@ -11,6 +11,7 @@ key                           value
                               entries beyond the first :data:`ENTRIES_SHOWN`
 ``interlock/ROLE``            ``{ok, text, state}`` (InterlockState) of each role that owns instruments
 ``runs``                      ``{rows, total, unread}``: what is on record, newest first (:mod:`lab.runs.records.listing`)
+``audit-page``                the address of the page of the latest audit that was asked for at a page; "" before
 ``training``                  rounds of the latest training run (:mod:`lab.dashboard.rounds`), once there is one
 ``plan/FIRST/SECOND``         the plan of a pair and its curve (:mod:`lab.runs.planned`)
 ``calibration/OWNER/NAME``    a calibrated value (:mod:`lab.dashboard.calibrated`)
@@ -40,6 +41,7 @@ from lab.calibration.book import BookError, book_path, now
 from lab.calibration.keeping import FINDINGS
 from lab.dashboard.board import Board
 from lab.dashboard.calibrated import calibrated_values, calibration_page, missing_steps
+from lab.dashboard.presence import AUDIT_FILE, AUDIT_PAGE, FOLDER
 from lab.dashboard.rounds import latest_rounds
 from lab.runs.attacks.control import attack_on, rows
 from lab.runs.interlocks import owning_roles, states
@@ -161,6 +163,8 @@ class MachineWatch:
         """What is on record, where anything was written since."""
         folder = records_folder(self._machine)
         orders = self._orders
+        audited = (self._machine.folder(FOLDER) / AUDIT_FILE).is_file()
+        self._board.put("audit-page", AUDIT_PAGE if audited else "")
         written = _sizes(folder, ("state/*/records/*", "records/*/*", "records/*/*/*", f"{FINDINGS}/*.db*"))
         if (
             mark := f"{written} {[(each.number, each.state, each.made_bits) for each in orders]}"

@@ -20,6 +20,8 @@ from orchestrator.durable import make_folder
 
 FOLDER = "dashboard"
 FILE = "serving.json"
+AUDIT_FILE, AUDIT_PAGE = "audit.html", "/pages/audit"
+"""The page of the latest audit that somebody asked a dashboard for, and its address."""
 PROBE_S = 1.0
 
 

@@ -24,10 +24,32 @@ from fl.experiments.results import (
 from fl.experiments.ring_run import BlockFigures, LightTime, PairPlan, PlannedPoint, RingRun
 from fl.keys.budget import PairLedger, PairSupply, forecast, record
 from fl.rounds.config import FLConfig
-from lab.calibration.finding import Curve, Finding, Measured
+from lab.calibration.finding import Curve, Measured
+from lab.calibration.finding import Finding as CalibrationFinding
 from lab.calibration.steps import Step
+from lab.runs.audit.findings import Audit, Check, Finding
 
 PAIR = ("alice", "carol")
+AUDITED = Audit(
+    "/home/olga/qunetlab-runs/<run> of a day with a long name",
+    False,
+    (
+        Check("chains of records", "passed", 1204),
+        Check(
+            "blocks at both ends",
+            "failed",
+            88,
+            (
+                Finding(
+                    "secret bits of alice-bob differ: alice says 50000, bob says 49999",
+                    "alice/records/block/1/2, bob/records/block/1/2",
+                    "one of the two <lies>",
+                ),
+            ),
+        ),
+        Check("sealed key", "not checkable here", 0, notes=("takes each owner's store key",)),
+    ),
+)
 
 
 def demo_report(users: tuple[str, ...], **more: Any) -> dict[str, Any]:
@@ -109,7 +131,7 @@ CURVE = Curve(
     "Clicks by level", "voltage / V", "clicks", [0.0, 0.1, 0.2], {"D1": [3.0, 2.0, 1.0]}, {"D1": [3.1, 2.0, 0.9]},
     {"D1": [1.0, 1.0, 1.0]},
 )  # fmt: skip
-CALIBRATED = Finding(
+CALIBRATED = CalibrationFinding(
     step=Step.PHASE,
     owner="alice",
     partner="<b>carol</b>",

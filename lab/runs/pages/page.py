@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from lab.runs.pages.style import css
 from lab.runs.shown import html_text
+from orchestrator.durable import replace_file
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,16 @@ class Table:
 def render(template: str, **context: object) -> str:
     """The page of ``templates/TEMPLATE``; raises UndefinedError for what the template lacks."""
     return _environment().get_template(template).render({"warnings": (), "colours": css(), **context})
+
+
+def write_out(content: str, out: Path) -> None:
+    """The page where an operator wants it, ``--out``; ValueError with what to do where it cannot be written."""
+    try:
+        replace_file(out, content.encode())
+    except OSError as error:
+        raise ValueError(
+            f"--out {out} cannot be written: {error.strerror}; name a file in a folder that is there"
+        ) from error
 
 
 @cache

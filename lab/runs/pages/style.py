@@ -220,7 +220,18 @@ def log_scale(axes: Any, which: str, *, linear_below: float | None = None) -> No
         set_scale("symlog", linthresh=linear_below)
     axis = axes.xaxis if which == "x" else axes.yaxis
     axis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
-    axis.set_minor_formatter(NullFormatter())
+    if linear_below is None:
+        axis.set_minor_formatter(
+            FuncFormatter(lambda value, _: "" if _powers_of_ten(axis) > 1 else number(value))
+        )
+    else:
+        axis.set_minor_formatter(NullFormatter())
+
+
+def _powers_of_ten(axis: Any) -> int:
+    """How many the axis shows; between two of them alone, every tick has its number."""
+    low, high = sorted(axis.get_view_interval())
+    return math.floor(math.log10(high) + 1e-9) - math.ceil(math.log10(low) - 1e-9) + 1
 
 
 def number(value: float) -> str:
@@ -237,4 +248,4 @@ def by_round(axes: Any) -> None:
     """Whole numbers along x, where training rounds are counted."""
     from matplotlib.ticker import MaxNLocator
 
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, min_n_ticks=1))

@@ -60,7 +60,15 @@ def test_an_audit_says_what_it_found_of_the_folder_and_goes_on_once_only(
     assert asked == [machine.path.parent]
     assert told["text"].endswith("1 inconsistency")
     assert told["audit"]["checks"][0]["findings"][0]["where"] == "block/1/2"
-    act(machine, "audit", {})
+    page = machine.folder("dashboard") / "audit.html"
+    assert told["page"] == "/pages/audit"
+    assert "one end lies" in page.read_text(encoding="utf-8")
+    page.unlink()
+    page.mkdir()  # nothing can be written there
+    again = act(machine, "audit", {})
+    assert "1 inconsistency; " in again["text"]
+    assert "audit.html cannot be written" in again["text"]
+    assert "page" not in again
 
 
 def test_an_audit_takes_nothing_to_be_told(machine: Machine) -> None:

@@ -201,6 +201,7 @@ def test_requests_that_nobody_can_do(
         ("/api/finding/..%2f..%2fsecrets/delays", 404, "Pages are"),
         ("/api/finding/relay/delays", 404, "nothing was found by delays of relay yet"),
         ("/pages/calibration", 404, "No calibration has written a page yet"),
+        ("/pages/audit", 404, "No audit was asked for at a page yet"),
     ],
 )
 def test_what_is_not_there_is_said_with_what_is(

@@ -19,6 +19,7 @@ from lab.runs.pages.style import (
     TEXT,
     Colour,
     StrayColourError,
+    by_round,
     css,
     log_scale,
     number,
@@ -161,3 +162,32 @@ def test_a_series_is_named_by_a_string_where_matplotlib_asks_for_a_colour() -> N
     assert str(Colour("name", "#ffffff", "#000000")) == "#ffffff"
     assert str(LINE) == LINE.light
     assert callable(svg_of)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "numbers"),
+    [(52.0, 70.0, {"60", "70"}), (9.0, 30.0, {"9", "10", "20", "30"}), (0.5, 200.0, {"1", "10", "100"})],
+)
+def test_a_logarithmic_axis_has_numbers_however_short_it_is(
+    low: float, high: float, numbers: set[str]
+) -> None:
+    def draw(axes: object) -> None:
+        axes.plot([1, 2], [low, high])  # type: ignore[attr-defined]
+        axes.set_ylim(low, high)  # type: ignore[attr-defined]
+        axes.set_xticks([])  # type: ignore[attr-defined]
+        log_scale(axes, "y")
+
+    told = set(re.findall(r">([\d.]+)</text>", plot("Rate", "", "", draw)))
+    assert told == numbers
+
+
+@pytest.mark.parametrize("rounds", [1, 2, 9])
+def test_rounds_are_whole_numbers_also_where_there_is_one(rounds: int) -> None:
+    def draw(axes: object) -> None:
+        axes.plot(range(1, rounds + 1), [1.0] * rounds)  # type: ignore[attr-defined]
+        axes.set_yticks([])  # type: ignore[attr-defined]
+        by_round(axes)
+
+    told = re.findall(r">([\d.]+)</text>", plot("Rounds", "", "", draw))
+    assert told
+    assert all(float(each).is_integer() for each in told), told

@@ -15,12 +15,16 @@ export function mount(root, store) {
   const checks = h("tbody");
   const table = grid("Checks of the audit", ["check", "state", "facts", "findings and notes"], checks);
   table.hidden = true;
-  const audit = h("button", { type: "button", onclick: () => ask("audit", "Hold all records of this folder against each other, from light to model? It reads them, writes nothing, and takes a while.", () => ({}), [], show) }, "Audit these records");
-  root.replaceChildren(h("h1", {}, "Runs"), h("p", { class: "filters" }, h("label", {}, "Kind ", kind), audit), outcome, table, count, unread, grid("On record, newest first", COLUMNS, rows));
+  const link = h("p", {}, h("a", { href: "/pages/audit" }, "The page of the latest audit"), ", to be kept and mailed.");
+  let written = false;
+  const audit = h("button", { type: "button", onclick: () => ask("audit", "Hold all records of this folder against each other, from light to model? It reads them, changes nothing, and takes a while.", () => ({}), [], show) }, "Audit these records");
+  root.replaceChildren(h("h1", {}, "Runs"), h("p", { class: "filters" }, h("label", {}, "Kind ", kind), audit), outcome, link, table, count, unread, grid("On record, newest first", COLUMNS, rows));
   kind.addEventListener("change", update);
 
-  function show({ audit: found, text }) {
+  function show({ audit: found, page, text }) {
     say(outcome, text);
+    written = Boolean(page);
+    link.hidden = !written;
     outcome.dataset.state = found.passed ? "good" : "bad";
     table.hidden = false;
     each(checks, found.checks, ({ name }) => name, () => row(3), (line, { name, state, looked_at: facts, findings, notes }) => {
@@ -33,6 +37,7 @@ export function mount(root, store) {
     const runs = store.get("runs");
     const problem = store.get("problem/runs");
     const all = runs?.rows ?? [];
+    link.hidden = !written && !store.get("audit-page");
     each(kind, ["", ...new Set(all.map((one) => one.kind))], (value) => value, (value) => h("option", { value }, value || "all"), () => {});
     const shown = all.filter((one) => !kind.value || one.kind === kind.value);
     say(count, runs ? `${shown.length} of the latest ${all.length}; ${runs.total} are on record (qunetlab runs lists all).` : "Nothing was read from the records of this machine yet.");
