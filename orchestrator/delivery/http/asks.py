@@ -1,0 +1,245 @@
+"""A request of ETSI GS QKD 014 v1.1.1 as bytes becomes one of three asks, or is refused: pure functions.
+
+Section 5 of the standard has the paths and methods, section 6 the data formats.  What it leaves open is read strictly:
+an unknown field, parameter or a repeated name is refused, since an application that misspelt ``size`` would otherwise
+get keys of another length.  Every refusal is the standard's own: 400 for what can never be granted, 404 and 405 outside its paths.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias, TypeVar
+from urllib.parse import parse_qsl, unquote_to_bytes
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from orchestrator.decoding import json_decoder
+from orchestrator.delivery.http.formats import KeyIDs, KeyRequest
+
+BASE = "/api/v1/keys/"
+ENDPOINTS = {"status": ("GET",), "enc_keys": ("GET", "POST"), "dec_keys": ("GET", "POST")}
+SAE_ID_CHARACTERS = 128
+LARGEST_NUMBER = 2**31 - 1
+"""No number of keys or bits is above it; what a desk grants at most is in its status, far below."""
+
+NOT_FOUND = "one or more keys specified are not found on KME"
+"""The standard's words for a key that is unknown or already delivered (a desk says them)."""
+SIZE_NOT_BYTES = "size shall be a multiple of 8"
+MANDATORY_UNSUPPORTED = "not all extension_mandatory parameters are supported"
+
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
+_DIGITS = re.compile(r"-?[0-9]{1,18}", re.ASCII)
+_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+
+class KeyRequestRefusedError(Exception):
+    """The request gets ``status`` and these words; ``headers`` go with them."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        details: Sequence[str] = (),
+        headers: Sequence[tuple[str, str]] = (),
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.details = tuple(details)
+        self.headers = tuple(headers)
+
+
+@dataclass(frozen=True)
+class StatusAsked:
+    """Section 5.1, "Get status"."""
+
+    slave: str
+
+
+@dataclass(frozen=True)
+class KeysAskedAsMaster:
+    """Section 5.2, "Get key"; None where the standard's default is meant."""
+
+    slave: str
+    number: int | None
+    size_bits: int | None
+
+
+@dataclass(frozen=True)
+class KeysAskedAsSlave:
+    """Section 5.3, "Get key with key IDs"; ids in lower case, each once."""
+
+    master: str
+    key_ids: tuple[str, ...]
+
+
+Ask: TypeAlias = StatusAsked | KeysAskedAsMaster | KeysAskedAsSlave
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a request goes: an endpoint of the standard, and the other application's SAE ID."""
+
+    endpoint: str
+    other: str
+    query: str
+
+
+def place_of(method: str, target: str) -> Place:
+    """Where a request of ``method`` for ``target`` goes, in origin or absolute form; raises KeyRequestRefusedError."""
+    scheme, found, rest = target.partition("://")
+    if found and scheme.lower() == "https":
+        target = "/" + rest.partition("/")[2]
+    path, _, query = target.partition("?")
+    parts = path.removeprefix(BASE).split("/")
+    if not path.startswith(BASE) or len(parts) != 2 or parts[1] not in ENDPOINTS:
+        raise KeyRequestRefusedError(
+            404, f"there is nothing here; keys are at {BASE}SAE_ID/status, enc_keys, dec_keys"
+        )
+    allowed = ENDPOINTS[parts[1]]
+    if method not in allowed:
+        headers = (("Allow", ", ".join(allowed)),)
+        raise KeyRequestRefusedError(405, f"{parts[1]} takes {' and '.join(allowed)}", headers=headers)
+    return Place(parts[1], _sae_id(parts[0]), query)
+
+
+def ask_of(caller: str, method: str, place: Place, content_type: str | None, body: bytes) -> Ask:
+    """What ``caller`` asks for at ``place``; raises KeyRequestRefusedError with 400.
+
+    ``content_type`` is that header as sent, None where there was none.
+    """
+    if place.other == caller:
+        raise KeyRequestRefusedError(400, "master and slave are the same SAE")
+    if method == "GET" and body:
+        raise KeyRequestRefusedError(400, "a GET has no body; its parameters stand in the address")
+    if method == "POST" and place.query:
+        raise KeyRequestRefusedError(400, "a POST has its parameters in its body, none in the address")
+    if place.endpoint == "status":
+        _parameters(place.query, ())
+        return StatusAsked(place.other)
+    if place.endpoint == "enc_keys":
+        if method == "POST":
+            return _master(place.other, _read(content_type, body, KeyRequest) if body else KeyRequest())
+        given = _parameters(place.query, ("number", "size"))
+        number, size = (_whole(name, given[name]) if name in given else UNSET for name in ("number", "size"))
+        return _master(place.other, KeyRequest(number, size))
+    if method == "POST":
+        ids = [each.key_id for each in _read(content_type, body, KeyIDs).key_ids]
+    else:
+        ids = [*_parameters(place.query, ("key_ID",)).values()]
+    return KeysAskedAsSlave(place.other, _key_ids(ids))
+
+
+def _sae_id(segment: str) -> str:
+    """The SAE ID that one segment of a path holds."""
+    if not segment:
+        raise KeyRequestRefusedError(400, "the SAE ID in the path is empty")
+    if _PERCENT.search(segment):
+        raise KeyRequestRefusedError(400, "the SAE ID in the path has a % without two hexadecimal digits")
+    try:
+        name = unquote_to_bytes(segment).decode()
+    except UnicodeDecodeError:
+        raise KeyRequestRefusedError(400, "the SAE ID in the path is not UTF-8") from None
+    if len(name) > SAE_ID_CHARACTERS or _CONTROL.search(name):
+        raise KeyRequestRefusedError(
+            400, f"an SAE ID has at most {SAE_ID_CHARACTERS} characters and no control characters"
+        )
+    return name
+
+
+def _parameters(query: str, known: tuple[str, ...]) -> dict[str, str]:
+    """The parameters of a query, each at most once and one of ``known``."""
+    try:
+        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query), errors="strict")
+    except ValueError:
+        raise KeyRequestRefusedError(400, "the part of the address after ? cannot be read") from None
+    found: dict[str, str] = {}
+    for name, text in pairs:
+        if name not in known:
+            takes = f"takes {' and '.join(known)}" if known else "takes none"
+            raise KeyRequestRefusedError(400, f"a parameter in the address is not known; this {takes}")
+        if name in found:
+            raise KeyRequestRefusedError(400, f"{name} stands twice in the address")
+        found[name] = text
+    return found
+
+
+def _read(content_type: str | None, body: bytes, kind: type[S]) -> S:
+    """A body of JSON as ``kind``; the error repeats nothing of it but names that the standard has."""
+    if (content_type or "").partition(";")[0].strip().lower() != "application/json":
+        raise KeyRequestRefusedError(400, "Content-Type shall be application/json")
+    try:
+        read: S = json_decoder(kind).decode(body)
+        json.loads(body.decode(), object_pairs_hook=_once, parse_constant=_no_constant)
+    except RecursionError:
+        raise KeyRequestRefusedError(400, "the body is nested too deeply") from None
+    except UnicodeDecodeError:
+        raise KeyRequestRefusedError(400, "the body is not UTF-8") from None
+    except msgspec.ValidationError as error:
+        text = str(error)
+        if "unknown field" in text:
+            text = f"a field that is none of {', '.join(kind.__struct_encode_fields__)}"
+        raise KeyRequestRefusedError(400, "the body does not follow the standard", [text]) from None
+    except _TwiceError:
+        raise KeyRequestRefusedError(400, "a name stands twice in one object of the body") from None
+    except ValueError:
+        raise KeyRequestRefusedError(400, "the body is not JSON") from None
+    return read
+
+
+class _TwiceError(Exception):
+    """An object of JSON with one name twice: two readers would see different requests."""
+
+
+def _once(pairs: list[tuple[str, Any]]) -> None:
+    if len({name for name, _ in pairs}) != len(pairs):
+        raise _TwiceError
+
+
+def _no_constant(_: str) -> None:
+    raise ValueError("NaN and Infinity are not JSON")
+
+
+def _whole(name: str, text: str) -> int:
+    if not _DIGITS.fullmatch(text):
+        raise KeyRequestRefusedError(400, f"{name} shall be an integer")
+    return int(text)
+
+
+def _master(slave: str, asked: KeyRequest) -> KeysAskedAsMaster:
+    if asked.additional_slave_sae_ids:
+        raise KeyRequestRefusedError(
+            400, "additional_slave_SAE_IDs are not supported: max_SAE_ID_count of the status is 0"
+        )
+    if asked.extension_mandatory:
+        raise KeyRequestRefusedError(400, MANDATORY_UNSUPPORTED)
+    size_bits = _counted("size", asked.size)
+    if size_bits is not None and size_bits % 8:
+        raise KeyRequestRefusedError(400, SIZE_NOT_BYTES)
+    return KeysAskedAsMaster(slave, _counted("number", asked.number), size_bits)
+
+
+def _counted(name: str, value: int | UnsetType) -> int | None:
+    if value is UNSET:
+        return None
+    if not 1 <= value <= LARGEST_NUMBER:
+        raise KeyRequestRefusedError(400, f"{name} shall be positive, and at most what the status says")
+    return value
+
+
+def _key_ids(ids: Sequence[str]) -> tuple[str, ...]:
+    lowered = tuple(each.lower() for each in ids)
+    if not lowered:
+        raise KeyRequestRefusedError(400, "a key_ID is needed")
+    if not all(map(_UUID.fullmatch, lowered)):
+        raise KeyRequestRefusedError(400, "a key_ID shall be a UUID, 8-4-4-4-12 hexadecimal digits")
+    if len(set(lowered)) != len(lowered):
+        raise KeyRequestRefusedError(400, "a key_ID stands twice; each key is delivered once")
+    return lowered

@@ -1,0 +1,72 @@
+"""The data formats of ETSI GS QKD 014 v1.1.1, section 6, under the standard's names in JSON."""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+
+def _standard_name(field: str) -> str:
+    """``max_sae_id_count`` is ``max_SAE_ID_count`` in the standard, and so with all others."""
+    return field.replace("kme", "KME").replace("sae", "SAE").replace("_id", "_ID")
+
+
+class Status(msgspec.Struct, frozen=True, rename=_standard_name):
+    """Section 6.1; its fields are those of :class:`~orchestrator.delivery.key_desk.DeliveryStatus`."""
+
+    source_kme_id: str
+    target_kme_id: str
+    master_sae_id: str
+    slave_sae_id: str
+    key_size: int
+    stored_key_count: int
+    max_key_count: int
+    max_key_per_request: int
+    max_key_size: int
+    min_key_size: int
+    max_sae_id_count: int
+
+
+class KeyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=_standard_name):
+    """Section 6.2; unset is not null, which no field may be."""
+
+    number: int | UnsetType = UNSET
+    size: int | UnsetType = UNSET
+    additional_slave_sae_ids: tuple[str, ...] = ()
+    extension_mandatory: tuple[dict[str, msgspec.Raw], ...] = ()
+    extension_optional: tuple[dict[str, msgspec.Raw], ...] = ()
+
+
+class Key(msgspec.Struct, frozen=True, rename=_standard_name):
+    """One key of a container."""
+
+    key_id: str
+    key: memoryview
+    """Bytes, which msgspec writes as base64."""
+
+
+class KeyContainer(msgspec.Struct, frozen=True):
+    """Section 6.3."""
+
+    keys: list[Key]
+
+
+class KeyID(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=_standard_name):
+    """One of :class:`KeyIDs`."""
+
+    key_id: str
+    key_id_extension: dict[str, msgspec.Raw] | UnsetType = UNSET
+
+
+class KeyIDs(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=_standard_name):
+    """Section 6.4."""
+
+    key_ids: tuple[KeyID, ...]
+    key_ids_extension: dict[str, msgspec.Raw] | UnsetType = UNSET
+
+
+class Error(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Section 6.5."""
+
+    message: str
+    details: tuple[dict[str, str], ...] = ()

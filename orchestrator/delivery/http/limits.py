@@ -1,0 +1,33 @@
+"""What one key server bears from its callers: a caller that is slow, large or many is refused, the others are served."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Each deadline runs from the beginning of its step and is not put off by bytes that trickle in."""
+
+    connections: int = 512
+    """In all, and those in their handshake beside them."""
+    connections_per_sae: int = 64
+    handshakes_per_address: int = 64
+    handshake_s: float = 5.0
+    header_s: float = 10.0
+    body_s: float = 10.0
+    answer_s: float = 15.0
+    """For the desk; then its future is cancelled and the caller gets 503."""
+    send_s: float = 10.0
+    """For a caller to take its answer."""
+    linger_s: float = 2.0
+    """For a caller whose request is refused before it has all been sent."""
+    idle_s: float = 60.0
+    connection_age_s: float = 3600.0
+    """A connection is closed after a request beyond it, so that a certificate that has expired is noticed."""
+    drain_s: float = 5.0
+    header_bytes: int = 16384
+    header_lines: int = 64
+    body_bytes: int = 65536
+    pipelined_bytes: int = 65536
+    """Read ahead while an answer is prepared; beyond it nothing is read."""

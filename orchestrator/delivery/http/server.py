@@ -1,0 +1,245 @@
+"""The server of a node's keys: mutual TLS 1.3 on one address, in a thread with a loop of its own.
+
+A connection is taken in three steps: it is counted before anything is read, so that a flood costs a descriptor for a
+moment; it shakes hands, and whoever has no certificate of this testbed's authority is gone; it becomes a
+:class:`~orchestrator.delivery.http.connection.Connection`.  TLS sessions are not resumed: each handshake looks at the
+certificate anew, and applications keep their connections.  Once a second the server closes connections whose
+certificate has been revoked, and takes a renewed certificate of its own into use.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from orchestrator import runtime
+from orchestrator.delivery.http.callers import Register
+from orchestrator.delivery.http.connection import Connection, House
+from orchestrator.delivery.http.limits import Limits
+from orchestrator.delivery.key_desk import KeyDesk
+from orchestrator.events.key_requests import (
+    KeyCallerTurnedAway,
+    KeyServerFault,
+    TellKeyEvent,
+    TurnedAway,
+)
+from orchestrator.wire.fields import REASON_LIMIT
+
+LOOK_S = 1.0
+BACKLOG = 128
+SEND_BUFFER_BYTES = 65536
+"""In the kernel for each connection: a caller that takes no answers is noticed after a few hundred of them."""
+RETRY_S = 0.1
+"""After a connection that could not be accepted, as a rule for want of descriptors."""
+GOODBYE_S = 2.0
+"""For the other end to say that it closes, too."""
+
+
+class KeyServerError(Exception):
+    """The server of keys cannot start; the text says why, and what to do."""
+
+
+class KeyServer:
+    """Serves ``desk`` to applications with certificates; made, :meth:`start`\\ ed, and :meth:`close`\\ d once."""
+
+    def __init__(
+        self,
+        desk: KeyDesk,
+        *,
+        certificate: Path,
+        key: Path,
+        client_ca: Path,
+        known: Callable[[str], bool],
+        listen: str = "127.0.0.1:0",
+        revoked: Callable[[int], bool] | None = None,
+        limits: Limits | None = None,
+        on_event: TellKeyEvent | None = None,
+    ) -> None:
+        """``certificate`` (chain) and ``key`` are this node's, ``client_ca`` signs those of applications, all PEM.
+
+        ``known`` says whether an SAE ID stands in the testbed file, ``revoked`` whether a certificate of this serial
+        number is revoked; both are asked at each request, by the server's thread, and ``on_event`` is told there.
+        """
+        self._files = (certificate, key, client_ca)
+        self._listen = listen
+        self._limits = limits or Limits()
+        self._tell: TellKeyEvent = on_event or (lambda event: None)
+        self._house = House(
+            desk, self._limits, Register(self._limits), known, revoked or (lambda serial: False), self._tell
+        )
+        self._handshakes: Counter[str] = Counter()
+        self._greetings: set[asyncio.Task[None]] = set()
+        self._ready: runtime.Future[None] = runtime.future()
+        self._thread: runtime.Thread | None = None
+        self._url = ""
+
+    @property
+    def url(self) -> str:
+        """``https://HOST:PORT`` as it was bound; empty before :meth:`start`."""
+        return self._url
+
+    def start(self) -> None:
+        """Listen, and serve from here on; raises KeyServerError."""
+        self._context = server_context(*self._files)
+        self._pem = self._read_pem()
+        self._listener, self._url = listener_at(self._listen)
+        self._thread = runtime.spawn(lambda: asyncio.run(self._serve()), name="etsi014")
+        self._ready.result()
+
+    def close(self) -> None:
+        """Answer what has been asked, bounded by ``drain_s``, and close everything; again does nothing."""
+        if self._thread is None:
+            return
+        with contextlib.suppress(RuntimeError):  # its loop has ended
+            self._loop.call_soon_threadsafe(self._stopping.set)
+        self._thread.join()
+        self._thread = None
+
+    async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._loop.set_exception_handler(self._loop_failed)
+        self._stopping = asyncio.Event()
+        self._ready.set_result(None)
+        tasks = [asyncio.create_task(each) for each in (self._accept(), self._look())]
+        try:
+            await self._stopping.wait()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self._listener.close()
+        await self._drain()
+
+    async def _accept(self) -> None:
+        while True:
+            try:
+                accepted, peer = await self._loop.sock_accept(self._listener)
+            except OSError as error:
+                self._tell(KeyServerFault("accepting a connection", type(error).__name__))
+                await asyncio.sleep(RETRY_S)
+                continue
+            address = str(peer[0])
+            if (why := self._full(address)) is not None:
+                accepted.close()
+                self._tell(KeyCallerTurnedAway(address, why))
+                continue
+            self._handshakes[address] += 1
+            task = asyncio.create_task(self._greet(accepted, address))
+            self._greetings.add(task)
+            task.add_done_callback(self._greetings.discard)
+
+    def _full(self, address: str) -> TurnedAway | None:
+        """Why nobody more from ``address`` is let in."""
+        if len(self._house.connections) + len(self._greetings) >= self._limits.connections:
+            return "too many connections"
+        if self._handshakes[address] >= self._limits.handshakes_per_address:
+            return "too many handshakes of one address"
+        return None
+
+    async def _greet(self, accepted: socket.socket, address: str) -> None:
+        try:
+            await self._loop.connect_accepted_socket(
+                partial(Connection, self._house, address),
+                accepted,
+                ssl=self._context,
+                ssl_handshake_timeout=self._limits.handshake_s,
+                ssl_shutdown_timeout=GOODBYE_S,
+            )
+        except OSError as error:  # TLS's and time-outs among them
+            self._tell(KeyCallerTurnedAway(address, "handshake", detail=str(error)[:REASON_LIMIT]))
+        finally:
+            self._handshakes[address] -= 1
+            if not self._handshakes[address]:
+                del self._handshakes[address]
+
+    async def _look(self) -> None:
+        """Once a second: revoked certificates, and a renewed one of our own."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            try:
+                self._cut_off_revoked()
+                if (pem := self._read_pem()) != self._pem:
+                    self._context, self._pem = server_context(*self._files), pem
+            except Exception as error:  # noqa: BLE001 - told, and tried again; what was in use stays in use
+                self._tell(KeyServerFault("looking at certificates", type(error).__name__))
+
+    def _cut_off_revoked(self) -> None:
+        for connection in tuple(self._house.connections):
+            if connection.caller is not None and self._house.revoked(connection.caller.serial):
+                connection.cut_off_revoked()
+
+    def _read_pem(self) -> tuple[bytes, ...]:
+        return tuple(path.read_bytes() for path in (self._files[0], self._files[2]))
+
+    async def _drain(self) -> None:
+        for task in tuple(self._greetings):
+            task.cancel()
+        for connection in tuple(self._house.connections):
+            connection.finish()
+        end_s = self._loop.time() + self._limits.drain_s
+        while self._house.connections and self._loop.time() < end_s:
+            await asyncio.sleep(0.02)
+        for connection in tuple(self._house.connections):
+            connection.abort()
+        await asyncio.sleep(0)
+
+    def _loop_failed(self, _: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
+        """What no code caught; the text of an error might hold key, so only its kind is told."""
+        error = context.get("exception")
+        self._tell(KeyServerFault("the loop", type(error).__name__ if error else "no error"))
+
+
+def server_context(certificate: Path, key: Path, client_ca: Path) -> ssl.SSLContext:
+    """TLS 1.3 with a certificate from both ends; raises KeyServerError."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.verify_flags |= ssl.VERIFY_X509_STRICT
+    context.num_tickets = 0
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        context.load_cert_chain(certificate, key, password=_no_password)
+        context.load_verify_locations(cafile=client_ca)
+    except (OSError, ValueError) as error:
+        raise KeyServerError(
+            f"certificates of the key server cannot be used: {error} "
+            f"(certificate {certificate}, key {key}, authority of applications {client_ca})"
+        ) from error
+    return context
+
+
+def _no_password() -> str:
+    raise ValueError("the private key is under a password, which nobody could type in here")
+
+
+def listener_at(listen: str) -> tuple[socket.socket, str]:
+    """A socket that listens at ``HOST:PORT`` (``[::1]:0`` for IPv6, 0 for any free port), and its URL; raises KeyServerError."""
+    host, _, port = listen.rpartition(":")
+    try:
+        if not 0 <= int(port) < 65536:
+            raise ValueError("a port is 0 to 65535")
+        family, kind, _, _, where = socket.getaddrinfo(
+            host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        bound = socket.socket(family, kind)
+        try:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+            bound.setblocking(False)
+            bound.bind(where)
+            bound.listen(BACKLOG)
+        except OSError:
+            bound.close()
+            raise
+    except (OSError, ValueError) as error:
+        raise KeyServerError(
+            f"keys cannot be served at {listen!r}: {error}; name HOST:PORT of this machine"
+        ) from error
+    address, number = bound.getsockname()[:2]
+    return bound, f"https://{f'[{address}]' if family == socket.AF_INET6 else address}:{number}"
