@@ -107,7 +107,8 @@ def _last_word() -> list[Watched]:
 
 def main() -> int:
     """Wait for the owner's end; ``drivers.guard_process OWNER [LOCK_DESCRIPTOR...]``."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    # SIGABRT is how a service manager ends an owner that hangs, and with it all that belongs to it.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGABRT):
         signal.signal(number, signal.SIG_IGN)
     logging.basicConfig(format="%(name)s %(levelname)s %(message)s")
     owner = sys.argv[1]

@@ -49,6 +49,7 @@ from sim_backends.serial_server import FOLDER_PREFIX, is_simulated
 from sim_backends.site import Options, Plugged, Simulated, Site, Surroundings, Twin
 
 MATED_AGAIN_DB = 0.1
+LOOK_S = 1.0
 """What a connector takes more or less when it is mated again, usual for clean ones."""
 
 
@@ -307,7 +308,8 @@ def run_simulator(
             write_testbed(bench.resolved(read_testbed(testbed_path)), resolved)
         ready = {**bench.ready_line(), **when_ready()}
         _say(out, json_format.dumps(ready) if json else _ready_text(bench, testbed_path))
-        stop.wait()
+        while not stop.is_set():
+            stop.wait(LOOK_S)
         states, unsafe = bench.states(), bench.unsafe()
     final = {"type": "SimulatorStopped", "stopped": True, "states": states, "unsafe": unsafe}
     _say(out, json_format.dumps(final, default=str) if json else f"{testbed.name}: stopped")

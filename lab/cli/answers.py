@@ -37,6 +37,13 @@ class Imported(TypedDict):
     secrets: list[str]
 
 
+class Units(TypedDict):
+    """Units by file name, and the paths at which they were written."""
+
+    units: dict[str, str]
+    written: list[str]
+
+
 class CheckedPair(TypedDict):
     """Losses of both arms in dB; ``refusals`` are why it would make no key."""
 
@@ -329,6 +336,7 @@ ANSWERS: dict[str, tuple[Any, ...]] = {
     "scan": (Scanned,),
     "set": ("lab.runs.knobs:Turned",),
     "stop": (list[Told],),
+    "systemd": (Units,),
     "train": ("fl.experiments.results:Results", dict[str, Any]),
 }
 """The answers that a command may give, the more special first."""

@@ -12,7 +12,7 @@ PANELS = {
     "Operate": "attack status stop acknowledge alarms queue keygen keys metrics runs audit set monitor",
     "Set up and calibrate": "check keyrate instruments calibrate scan doctor",
     "Learn": "train compare fl data qpu new keycost",
-    "Roles and tools": "simulate orchestrator relay node bench compile",
+    "Roles and tools": "simulate orchestrator relay node systemd bench compile",
 }
 """Which group of the top help page a command stands in; what is in none stands below them."""
 
@@ -114,6 +114,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "simulate": ("qunetlab simulate bench --resolved resolved.toml",),
     "status": ("qunetlab status bench --watch", "qunetlab status bench --check"),
     "stop": ('qunetlab stop bench --reason "fibre open"', "qunetlab stop bench relay"),
+    "systemd": (
+        "qunetlab systemd alice --testbed bench",
+        "qunetlab systemd --all --testbed bench --out /etc/systemd/system --user qunetlab",
+    ),
     "train": (
         "qunetlab train digits --quick",
         "qunetlab train digits --mode lightsecagg --clients 8 --rounds 20 --out my-run",

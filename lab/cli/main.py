@@ -45,6 +45,7 @@ from lab.cli.roles_app import node, orchestrator, relay, simulate
 from lab.cli.runs_app import runs_app
 from lab.cli.scan_app import scan_command
 from lab.cli.surroundings import do_without_home, stand_somewhere
+from lab.cli.systemd import systemd
 from lab.cli.up import down, up
 from lab.runs.shown import echo
 from lab.runs.testbeds.folder import DEFAULT_TESTBED
@@ -318,6 +319,7 @@ app.command("dashboard")(dashboard)
 app.command("doctor")(doctor)
 app.command("scan")(scan_command)
 app.command("set")(set_command)
+app.command("systemd")(systemd)
 app.command("monitor")(monitor_command)
 
 

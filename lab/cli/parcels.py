@@ -31,6 +31,6 @@ def arrive(folder: Path, parcel: Path, as_json: bool) -> None:
     made = import_parcel(parcel, folder)
     text = (
         f"{folder} has what {' and '.join(made.roles)} needs here; the parcel is destroyed.\n"
-        f"Look at it with `qunetlab check {folder}`; `qunetlab systemd {made.roles[0]} --testbed {folder}` shows the unit that runs it."
+        f"Look at it with `qunetlab check {folder}`; `qunetlab systemd {made.roles[0]} --testbed {folder}` shows a unit that runs it."
     )
     show({"testbed": str(folder), "roles": list(made.roles), "secrets": list(made.folders)}, as_json, text)

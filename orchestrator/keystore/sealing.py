@@ -43,9 +43,13 @@ class Kek:
     @classmethod
     def from_file(cls, path: Path) -> Kek:
         """Read the key from ``path``; a file that others may read is refused."""
+        return cls._read(path, 0o077)
+
+    @classmethod
+    def _read(cls, path: Path, forbidden: int) -> Kek:
         try:
             mode = path.stat().st_mode
-            if stat.S_IMODE(mode) & 0o077:
+            if stat.S_IMODE(mode) & forbidden:
                 raise SealError(
                     f"{path} may be read by others (mode {stat.S_IMODE(mode):o}); chmod it to 600"
                 )
@@ -59,7 +63,8 @@ class Kek:
         folder = os.environ.get("CREDENTIALS_DIRECTORY")
         if not folder:
             raise StoreError(f"no CREDENTIALS_DIRECTORY: add LoadCredential={name}:... to the unit")
-        return cls.from_file(Path(folder) / name)
+        # The manager lets one user of no group read what is root's, and an access list shows as bits of the group.
+        return cls._read(Path(folder) / name, 0o037)
 
     def wrap(self, data_key: bytes) -> bytes:
         return aes_key_wrap(self._key, data_key)

@@ -126,6 +126,12 @@ def test_key_files_are_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     path.chmod(0o600)
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
     assert Kek.from_service_manager("store.key").unwrap(wrapped) == b"k" * 32
+    path.chmod(0o440)  # root's, and a list of one user who may read it
+    assert Kek.from_service_manager("store.key").unwrap(wrapped) == b"k" * 32
+    path.chmod(0o444)
+    with pytest.raises(SealError, match="may be read by others"):
+        Kek.from_service_manager("store.key")
+    path.chmod(0o600)
     monkeypatch.delenv("CREDENTIALS_DIRECTORY")
     with pytest.raises(StoreError, match="LoadCredential"):
         Kek.from_service_manager("store.key")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import signal
-import threading
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from lab.runs.addresses import LOOPBACK
 from lab.runs.made_safe import left_by
 from lab.runs.roles.runtime import Runtime
+from lab.runs.roles.service_manager import AskedEvent, ServiceManager
 from lab.runs.supervising.supervisor import watch_parent
 from lab.runs.testbeds.folder import find_testbed
 from lab.runs.watched.process import metrics_of, page_of
@@ -44,7 +44,7 @@ def simulate_role(
     from lab.runs.attacks.carrying import attacks_on_light
     from sim_backends.bench import run_simulator
 
-    stop = threading.Event()
+    stop, service = AskedEvent(), ServiceManager()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     watch_parent(stop.set)
@@ -55,6 +55,7 @@ def simulate_role(
         url = page.url if page else ""
 
         def ready() -> dict[str, str]:
+            service.ready("the instruments answer", stop)
             book.tell(Serving(role=SIMULATOR, version=version("qunetlab"), metrics=url))
             return {"metrics": url}
 

@@ -24,6 +24,7 @@ import msgspec
 from msgspec.structs import replace
 
 from lab.runs.addresses import LOOPBACK
+from lab.runs.roles.service_manager import AskedEvent, ServiceManager
 from lab.runs.shown import echo
 from lab.runs.software import commit
 from lab.runs.supervising.supervisor import watch_parent
@@ -93,7 +94,8 @@ class Runtime:
         self.state = (state or folder / STATE) / role
         make_folder(self.state)
         offer_folder(self.state / "kernels")
-        self.stop = threading.Event()
+        self.stop = AskedEvent()
+        self._service = ServiceManager()
         self._print_lock = threading.Lock()
         self._tell = tell
         _set_up_logging(role, for_people=tell is not None)
@@ -125,12 +127,15 @@ class Runtime:
         if number == signal.SIGINT and self.stop.is_set():
             signal.signal(signal.SIGINT, signal.SIG_DFL)  # pressed twice: the third time ends it at once
         self.stop.set()
+        self._service.tell(STOPPING=1, STATUS="making safe, ending")
 
     def emit(self, event: ProcessEvent) -> None:
         """Print one event, and log it if it is no mere progress.
 
         A reader that has gone away stops the role instead of breaking it.
         """
+        if isinstance(event, Serving | ClientState):  # a learning client serves nobody: it has begun
+            self._service.ready(f"{self.role} is at work", self.stop)
         if isinstance(event, Serving):
             url = self._page.url if self._page else ""
             event = replace(event, role=self.role, version=version("qunetlab"), metrics=url)

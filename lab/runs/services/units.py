@@ -1,0 +1,238 @@
+"""systemd units of the roles of one machine: pure, from a testbed and places to text.
+
+A unit runs one role as :mod:`lab.runs.roles.service_manager` tells it (``Type=notify``), restarts it with growing pauses, and
+leaves it what it needs of the machine: its testbed folder, the network, and a serial line or USB where an instrument of
+its own hangs on one.  Why each setting stands there, and which are missing, is in docs/several-machines.md.
+
+The guard process of a role that owns instruments is in the role's unit.  It ignores SIGTERM and SIGABRT, and goes when it has
+nothing left to make safe; so the whole control group gets signals (``KillMode=control-group``) and has longer to end than a guard
+may take.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from drivers.catalogue import AddressKind, row
+from lab.claims import LOCKS
+from lab.runs.testbeds.folder import SECRETS, STATE, TESTBED_FILE
+from lab.testbed import Testbed
+
+SIMULATE = "simulate"
+TARGET = "qunetlab.target"
+CREDENTIAL = "store.cred"
+"""In a user's secrets folder: ``store.key``, sealed by ``systemd-creds encrypt``."""
+WATCHDOG_S, LEARNING_WATCHDOG_S = 20, 600
+"""A role's loop turns every second at least; that of the learning server stands still while it evaluates a model."""
+STOP_S = 60
+"""Longer than a guard waits for light to go."""
+GROWING_PAUSES = 254
+"""The version of systemd that knows RestartSteps=."""
+TEMPORARY = (Path("/tmp"), Path("/var/tmp"))
+HOMES = (Path("/home"), Path("/root"), Path("/run/user"))
+
+
+class UnitError(ValueError):
+    """A role that no unit can be written for."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where things are on this machine: absolute paths, who runs the roles, and the version of its systemd."""
+
+    home: Path
+    command: tuple[str, ...]
+    program: tuple[Path, ...]
+    """Folders of interpreter and packages: nothing of them is written."""
+    user: str
+    systemd: int = GROWING_PAUSES
+    sealed_store: bool = False
+
+
+def file_name(role: str) -> str:
+    """Of a role's unit."""
+    return f"qunetlab-{role}.service"
+
+
+def unit(testbed: Testbed, role: str, places: Places, others: Sequence[str] = ()) -> str:
+    """The unit of ``role``; what belongs to ``others`` of this machine, it cannot reach.
+
+    Raises UnitError for no role, or one that is none in this place.
+    """
+    sections = {
+        "Unit": list(_unit(testbed, role)),
+        "Service": [*_running(testbed, role, places), *_hardening(testbed, role, places, others)],
+        "Install": [f"WantedBy={TARGET}"],
+    }
+    return "\n\n".join("\n".join((f"[{name}]", *lines)) for name, lines in sections.items()) + "\n"
+
+
+def target(roles: Sequence[str]) -> str:
+    """What starts and stops the roles of this machine together."""
+    wants = " ".join(map(file_name, roles))
+    return f"[Unit]\nDescription=qunetlab: {', '.join(roles)}\nWants={wants}\n\n[Install]\nWantedBy=multi-user.target\n"
+
+
+def before(testbed: Testbed, role: str) -> list[str]:
+    """The roles that are up before this one where they are on the same machine; the other way round at the end."""
+    users = list(testbed.user_names())
+    if role == SIMULATE:
+        return []
+    if role == "orchestrator":
+        return [SIMULATE]
+    if role in ("relay", *users):
+        return [SIMULATE, "orchestrator"]
+    if role == "fl-server":
+        return ["orchestrator"]
+    if role.removeprefix("fl-") in users:
+        return [role.removeprefix("fl-"), "fl-server"]
+    raise UnitError(f"{role!r} runs as no service; roles are {', '.join([SIMULATE, *testbed.roles()[:-1]])}")
+
+
+def _unit(testbed: Testbed, role: str) -> Iterator[str]:
+    yield f"Description=qunetlab {role} of {_escaped(testbed.name)}"
+    yield "Wants=network-online.target"
+    yield f"After={' '.join(['network-online.target', 'time-sync.target', *map(file_name, before(testbed, role))])}"
+    yield f"PartOf={TARGET}"
+    yield "StartLimitIntervalSec=600"
+    yield "StartLimitBurst=30"
+
+
+def _running(testbed: Testbed, role: str, places: Places) -> Iterator[str]:
+    home = places.home
+    watchdog_s = LEARNING_WATCHDOG_S if role.startswith("fl-") else WATCHDOG_S
+    yield f"SyslogIdentifier=qunetlab-{role}"
+    yield "Type=notify"
+    yield "NotifyAccess=main"
+    if has_instruments(testbed, role):
+        yield f"ExecStartPre=+/usr/bin/install -d -m 1777 {LOCKS}"
+    yield f"ExecStart={' '.join(map(_word, (*places.command, *_arguments(testbed, role, places))))}"
+    yield f"WorkingDirectory={_escaped(str(home))}"
+    yield f"User={places.user}"
+    if role in testbed.user_names() and places.sealed_store:
+        yield f"LoadCredentialEncrypted=store.key:{_escaped(str(home / SECRETS / role / CREDENTIAL))}"
+    yield "TimeoutStartSec=180"
+    yield f"TimeoutStopSec={STOP_S}"
+    yield f"WatchdogSec={watchdog_s}"
+    yield "Restart=on-failure"
+    yield "RestartSec=1"
+    if places.systemd >= GROWING_PAUSES:
+        yield "RestartSteps=6"
+        yield "RestartMaxDelaySec=60"
+    # Exit code 2: the file or the command is wrong, and will be so a second later.
+    yield "RestartPreventExitStatus=2"
+    yield "KillMode=control-group"
+    yield "OOMPolicy=continue"
+
+
+def _arguments(testbed: Testbed, role: str, places: Places) -> list[str]:
+    home, users = str(places.home), testbed.user_names()
+    if role == SIMULATE:
+        if testbed.simulation is None:
+            raise UnitError(f"{testbed.name} has no [simulation]: there is nothing to simulate")
+        resolved = str(places.home / TESTBED_FILE)
+        return [SIMULATE, home, "--json", "--resolved", resolved, "--state", str(places.home / STATE)]
+    if role in users:
+        return ["node", role, home, "--json", *(("--store-key", "credential") if places.sealed_store else ())]
+    if role == "fl-server":
+        return ["fl", "server", home, "--json"]
+    if role.startswith("fl-"):
+        return ["fl", "client", role.removeprefix("fl-"), home, "--json"]
+    return [role, home, "--json"]
+
+
+def has_instruments(testbed: Testbed, role: str) -> bool:
+    """Whether the role owns some, and so has a guard and claims."""
+    return bool(testbed.owned_by(role))
+
+
+def devices(testbed: Testbed, role: str) -> list[str]:
+    """The devices that the role's instruments hang on, as DeviceAllow= names them.
+
+    By class and not by name, so that a controller that was unplugged is found again.
+    """
+    found = set[str]()
+    for entry in testbed.owned_by(role):
+        address = entry.address.upper()
+        if address.startswith(("USB", "GPIB")):
+            found.add("char-usb_device rw")
+        if row(entry.model).address is AddressKind.SERIAL or address.startswith("ASRL"):
+            found |= {"char-ttyUSB rw", "char-ttyACM rw"}
+            if address.removeprefix("ASRL").startswith("/DEV/TTYS"):
+                found.add("char-ttyS rw")
+            if testbed.simulation is not None:
+                found.add("char-pts rw")
+    return sorted(found)
+
+
+def _hardening(testbed: Testbed, role: str, places: Places, others: Sequence[str]) -> Iterator[str]:
+    home = places.home
+    homes = any(path.is_relative_to(each) for path in (home, *places.program) for each in HOMES)
+    allowed = devices(testbed, role)
+    yield "NoNewPrivileges=yes"
+    yield "CapabilityBoundingSet="
+    yield "AmbientCapabilities="
+    yield "ProtectSystem=strict"
+    yield f"ProtectHome={'read-only' if homes else 'yes'}"
+    yield f"ReadWritePaths={_escaped(str(home))}"
+    for other in others:
+        if other.removeprefix("fl-") != role.removeprefix("fl-"):
+            yield f"InaccessiblePaths=-{_escaped(str(home / SECRETS / other))}"
+            if role != SIMULATE:  # what attacks it, its operator says in their state folders
+                yield f"InaccessiblePaths=-{_escaped(str(home / STATE / other))}"
+    if not any(home.is_relative_to(each) for each in TEMPORARY):
+        yield "PrivateTmp=yes"
+        if has_instruments(testbed, role):
+            yield f"BindPaths={LOCKS}"
+    elif has_instruments(testbed, role):
+        yield f"ReadWritePaths={LOCKS}"
+    if allowed:
+        yield "DevicePolicy=closed"
+        yield from (f"DeviceAllow={each}" for each in allowed)
+        yield (
+            "SupplementaryGroups=dialout plugdev"
+            if any("usb" in each for each in allowed)
+            else "SupplementaryGroups=dialout"
+        )
+    elif role == SIMULATE:
+        yield "DevicePolicy=closed"
+        yield "DeviceAllow=char-pts rw"
+    else:
+        yield "PrivateDevices=yes"
+    for each in ("KernelTunables", "KernelModules", "KernelLogs", "ControlGroups", "Clock", "Hostname"):
+        yield f"Protect{each}=yes"
+    yield "ProtectProc=invisible"
+    yield "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK"
+    for each in (
+        "RestrictNamespaces",
+        "RestrictRealtime",
+        "RestrictSUIDSGID",
+        "LockPersonality",
+        "RemoveIPC",
+    ):
+        yield f"{each}=yes"
+    yield "KeyringMode=private"
+    yield "SystemCallArchitectures=native"
+    yield "SystemCallFilter=@system-service"
+    yield "SystemCallFilter=~@privileged"
+    yield "SystemCallErrorNumber=EPERM"
+    yield "UMask=0077"
+    yield "LimitCORE=0"
+    yield "MemorySwapMax=0"
+
+
+def _word(text: str) -> str:
+    """One word of a command line (systemd.service(5): specifiers, variables and quotes)."""
+    plain = _escaped(text).replace("$", "$$")
+    if all(each.isalnum() or each in "/._-:=@+,%" for each in plain):
+        return plain
+    return '"' + plain.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _escaped(text: str) -> str:
+    """With no specifier of systemd in it; raises UnitError for what no unit file can hold on a line."""
+    if any(ord(each) < 32 for each in text):
+        raise UnitError(f"{text!r} cannot stand in a unit file: use a path without line breaks and tabs")
+    return text.replace("%", "%%")
