@@ -58,6 +58,7 @@ class Checked(TypedDict):
     """A testbed file that holds; ``stale`` are calibrated values that nothing should rest on.
 
     ``digest`` of it, and ``digests`` of its sections, are alike on every machine of the ring, ``secrets_here`` the roles whose secrets lie beside it.
+    ``certificates`` says which of them cannot be used, or expire soon.
     """
 
     valid: bool
@@ -68,6 +69,7 @@ class Checked(TypedDict):
     digest: str
     digests: dict[str, str]
     secrets_here: list[str]
+    certificates: list[str]
 
 
 class Parameter(TypedDict):
@@ -153,6 +155,30 @@ class Refused(TypedDict):
     """Roles whose keys are refused, by the process that refuses them."""
 
     revoked: dict[str, list[str]]
+
+
+class Certificate(TypedDict):
+    """``holder`` is sae (an application) or kme (a user's node); ``state`` is valid, expired or revoked; quotas of 0 are none."""
+
+    name: str
+    holder: str
+    user: str | None
+    serial: str
+    fingerprint: str
+    expires: str
+    days_left: int
+    state: str
+    revoked: str | None
+    hosts: list[str]
+    bits_per_day: int | None
+    requests_per_s: float | None
+
+
+class Certificates(TypedDict):
+    """All that were signed where the authority is, else those that are here."""
+
+    authority: str | None
+    certificates: list[Certificate]
 
 
 class DueStep(TypedDict):
@@ -333,6 +359,7 @@ ANSWERS: dict[str, tuple[Any, ...]] = {
     "qpu train": (dict[str, Any],),
     "runs list": (list[dict[str, Any]],),
     "runs show": (list[dict[str, Any]],),
+    "sae list": (Certificates,),
     "scan": (Scanned,),
     "set": ("lab.runs.knobs:Turned",),
     "stop": (list[Told],),

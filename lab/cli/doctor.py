@@ -15,7 +15,7 @@ MARKS = {"good": "ok", "warning": "warning", "fault": "FAULT"}
 
 def doctor(
     testbed: Annotated[
-        Path | None, optional_testbed("whose ports and state folder are looked at too.")
+        Path | None, optional_testbed("whose ports, state folder and certificates are looked at too.")
     ] = None,
     state: StatePath = None,
     as_json: Json = False,
@@ -29,8 +29,10 @@ def doctor(
     from lab.runs.following.view import table
     from lab.runs.shown import shown
 
-    folder, ports = state or Path(), list[tuple[str, int]]()
+    folder, ports, expiring = state or Path(), list[tuple[str, int]](), None
     if testbed is not None:
+        from lab.runs.certificates.here import certificate_warnings
+        from lab.runs.testbeds.folder import SECRETS
         from lab.runs.testbeds.machine import Machine
 
         machine = Machine(testbed, state)
@@ -40,7 +42,8 @@ def doctor(
             for each in (machine.testbed.hub.control, machine.testbed.hub.bulk)
             if (place := _place(each))
         ]
-    rows = list(examined(folder, ports))
+        expiring = certificate_warnings(machine.testbed, machine.path.parent / SECRETS)
+    rows = list(examined(folder, ports, expiring))
     width = columns(100)
     cells = [
         (MARKS[row.verdict], row.name, shown("; ".join(filter(None, (row.text, row.what_to_do)))))

@@ -107,9 +107,10 @@ def _expected(error: Exception) -> tuple[int, str] | None:
         return 3, f"error: {error}"
     from fl.experiments.results import ResultsError
     from fl.workloads.data import DataError
+    from orchestrator.delivery.certificates import CertificateError
     from orchestrator.delivery.errors import ConsentError
 
-    if isinstance(error, DataError | ResultsError | ConsentError):
+    if isinstance(error, DataError | ResultsError | ConsentError | CertificateError):
         return 2, f"error: {error}"
     if isinstance(error, OSError):  # an address in use, a full disk, a file that may not be read
         return 1, f"error: {plain(error)}"

@@ -10,7 +10,7 @@ from typer.models import CommandInfo
 PANELS = {
     "Start here": "demo init up down dashboard",
     "Operate": "attack status stop acknowledge alarms queue keygen keys metrics runs audit set monitor",
-    "Set up and calibrate": "check keyrate instruments calibrate scan doctor",
+    "Set up and calibrate": "check keyrate instruments calibrate scan doctor sae",
     "Learn": "train compare fl data qpu new keycost",
     "Roles and tools": "simulate orchestrator relay node systemd bench compile",
 }
@@ -102,6 +102,19 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "relay": ("qunetlab relay bench",),
     "runs list": ("qunetlab runs --testbed bench --kind block --since 2h",),
     "runs show": ("qunetlab runs show block/7/3 --testbed bench",),
+    "sae approve": ("qunetlab sae approve request.pem --testbed bench",),
+    "sae authority": ("qunetlab sae authority --testbed bench",),
+    "sae install": (
+        "qunetlab sae install sae-app1.pem",
+        "qunetlab sae install crl.pem --testbed bench",
+    ),
+    "sae list": ("qunetlab sae list --testbed bench",),
+    "sae renew": (
+        "qunetlab sae renew app1 --testbed bench",
+        "qunetlab sae renew alice --kme --testbed bench",
+    ),
+    "sae request": ("qunetlab sae request app1", "qunetlab sae request alice --kme --testbed bench"),
+    "sae revoke": ("qunetlab sae revoke app1 --testbed bench",),
     "scan": (
         "qunetlab scan simulated-four-node voa_alice.attenuation_db:1:20:20 --lit alice-bob",
         "qunetlab scan bench laser.power_mw:1:3:5 voa_alice.attenuation_db:1:20:5 --lit alice-bob --read light.visibility",

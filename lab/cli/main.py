@@ -43,6 +43,7 @@ from lab.cli.qpu import qpu_app
 from lab.cli.queue_app import queue_app
 from lab.cli.roles_app import node, orchestrator, relay, simulate
 from lab.cli.runs_app import runs_app
+from lab.cli.sae_app import sae_app
 from lab.cli.scan_app import scan_command
 from lab.cli.surroundings import do_without_home, stand_somewhere
 from lab.cli.systemd import systemd
@@ -69,6 +70,7 @@ app.add_typer(keys_app, name="keys")
 app.add_typer(qpu_app, name="qpu")
 app.add_typer(queue_app, name="queue")
 app.add_typer(runs_app, name="runs")
+app.add_typer(sae_app, name="sae")
 
 
 def tell_version(asked: bool) -> None:
@@ -191,7 +193,8 @@ def check(testbed: TestbedPath, as_json: Json = False) -> None:
     from lab.calibration.book import now, read_book, too_old
     from lab.checking import checked_testbed
     from lab.cli.keyrate import pair_checked
-    from lab.runs.testbeds.folder import find_testbed
+    from lab.runs.certificates.here import certificate_warnings
+    from lab.runs.testbeds.folder import SECRETS, find_testbed
     from lab.runs.testbeds.role_secrets import checked_secrets
     from lab.testbed import read_testbed
 
@@ -210,6 +213,8 @@ def check(testbed: TestbedPath, as_json: Json = False) -> None:
         if answer["refusals"]
     ]
     lines += [f"warning: {why}; `qunetlab calibrate --dry-run` says what is to be done" for why in stale]
+    certificates = certificate_warnings(loaded, path.parent / SECRETS)
+    lines += [f"warning: {why}" for why in certificates]
     lines.append(
         "remark: a switch may come on in bar, so a station whose node has not run since then may stand in everybody's light"
     )
@@ -228,6 +233,7 @@ def check(testbed: TestbedPath, as_json: Json = False) -> None:
         "digest": agreed.digest,
         "digests": agreed.testbed,
         "secrets_here": here,
+        "certificates": certificates,
     }
     show(answer, as_json, "\n".join(lines))
 

@@ -77,9 +77,15 @@ def checks(state: Path, ports: Sequence[tuple[str, int]]) -> list[tuple[str, Che
     ]
 
 
-def examined(state: Path, ports: Sequence[tuple[str, int]]) -> Iterator[Row]:
-    """The rows of all checks; one that fails itself is a warning with its error."""
-    for name, check in checks(state, ports):
+def examined(
+    state: Path, ports: Sequence[tuple[str, int]], expiring: Sequence[str] | None = None
+) -> Iterator[Row]:
+    """The rows of all checks; one that fails itself is a warning with its error.
+
+    ``expiring`` is what is wrong with the certificates of a testbed; None without one.
+    """
+    told = [] if expiring is None else [("certificates", lambda: certificates(expiring))]
+    for name, check in [*checks(state, ports), *told]:
         try:
             yield from check()
         except Exception as error:  # noqa: BLE001 - a machine that is odd in yet another way is what is asked about
@@ -191,6 +197,15 @@ def ports_free(ports: Sequence[tuple[str, int]]) -> Iterator[Row]:
         )
     elif ports:
         yield Row("ports", "good", f"{len(ports)} are free")
+
+
+def certificates(told: Sequence[str]) -> Iterator[Row]:
+    """With which applications and nodes prove who they are; ``told`` are those that fail, or soon will."""
+    for each in told:
+        what, _, mend = each.partition(": `")
+        yield Row("certificates", "warning", what, f"`{mend}" if mend else "")
+    if not told:
+        yield Row("certificates", "good", "none expires within thirty days")
 
 
 def serial_ports(dev: Path) -> Iterator[Row]:

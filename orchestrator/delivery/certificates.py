@@ -9,10 +9,9 @@ extended key usage: an application's (SAE, ``clientAuth``), whose common name is
 ``kme-ca.pem``    the authority's certificate
 ``kme-crl.pem``   the authority's list of revoked certificates
 
-:class:`NodeCertificates` is all that a server needs: :meth:`~NodeCertificates.load` with the role's secrets folder before it
-listens, :meth:`~NodeCertificates.context` for TLS, :meth:`~NodeCertificates.caller` once per connection, and
-:meth:`~NodeCertificates.objection` before every answer, so that a certificate revoked while a connection is open is refused at
-once.  A list of revoked certificates that is put in place is read without a restart; one that cannot be used (damaged, older,
+A server needs :meth:`NodeCertificates.load` with the role's secrets folder before it listens, then its ``certificate``, ``key``
+and ``authority`` for TLS, and ``revoked.is_revoked`` with the serial number of a caller's certificate before every answer, so
+that one that is revoked while a connection is open is refused at once.  A list of revoked certificates that is put in place is read without a restart; one that cannot be used (damaged, older,
 of another authority) is refused, and the one before holds on: whoever was revoked must not come back through a bad file.
 """
 
@@ -21,9 +20,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import ssl
 import stat
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
@@ -69,15 +66,6 @@ class Holder(Enum):
         return "an application" if self is Holder.SAE else "a node's key delivery"
 
 
-@dataclass(frozen=True)
-class Caller:
-    """Who stands at the other end of a connection, proven by its certificate."""
-
-    sae_id: str
-    serial: int
-    not_after: datetime
-
-
 # -- one file ---------------------------------------------------------------------------------------------------------
 
 
@@ -94,7 +82,7 @@ def read_limited(path: Path, *, private: bool = False) -> bytes:
         if private and mode & (stat.S_IRWXG | stat.S_IRWXO):
             raise CertificateError(
                 f"{path} has mode {stat.S_IMODE(mode):04o}, others on this machine could read it; if nobody did, run "
-                f"`chmod 600 {path}`, otherwise make another key with `qunetlab sae request`"
+                f"`chmod 600 {path}`, otherwise replace the key"
             )
         content = file.read(LARGEST_BYTES + 1)
     if len(content) > LARGEST_BYTES:
@@ -127,17 +115,22 @@ def read_key(path: Path) -> PrivateKey:
     return key
 
 
+def check_list(revoked: x509.CertificateRevocationList, authority: x509.Certificate, place: str) -> None:
+    """Raise CertificateError unless ``authority`` signed the list."""
+    if revoked.issuer != authority.subject or not revoked.is_signature_valid(public_key(authority)):
+        raise CertificateError(
+            f"{place} is a list of another authority than {fingerprint(public_key(authority))}: copy crl.pem from the "
+            "machine where this testbed's certificates are approved"
+        )
+
+
 def read_list(path: Path, authority: x509.Certificate) -> x509.CertificateRevocationList:
     """The list of revoked certificates at ``path``, signed by ``authority``; CertificateError."""
     try:
         revoked = x509.load_pem_x509_crl(read_limited(path))
     except ValueError:
         raise CertificateError(f"{path} holds no list of revoked certificates in PEM form") from None
-    if revoked.issuer != authority.subject or not revoked.is_signature_valid(_public(authority)):
-        raise CertificateError(
-            f"{path} is a list of another authority than {fingerprint(_public(authority))}: copy crl.pem from the machine "
-            "where this testbed's certificates are approved"
-        )
+    check_list(revoked, authority, str(path))
     return revoked
 
 
@@ -178,10 +171,6 @@ def public_key(signed: x509.Certificate | x509.CertificateSigningRequest) -> Pub
     return key
 
 
-def _public(authority: x509.Certificate) -> PublicKey:
-    return public_key(authority)
-
-
 def numbered(serial: int) -> str:
     """A serial number as commands and files write it."""
     return f"{serial:032x}"
@@ -195,7 +184,7 @@ def check_issued(
         certificate.verify_directly_issued_by(authority)
     except (ValueError, TypeError, InvalidSignature):
         raise CertificateError(
-            f"{place} was issued by another authority than {fingerprint(_public(authority))}: every certificate of a "
+            f"{place} was issued by another authority than {fingerprint(public_key(authority))}: every certificate of a "
             "testbed comes from the machine where they are approved"
         ) from None
     if holder not in holders(certificate.extensions):
@@ -239,14 +228,19 @@ class RevokedCertificates:
     @property
     def number(self) -> int:
         """Of the list in force; later lists have greater ones."""
-        return list_number(self._list)
+        return list_number(self._in_force())
 
     def is_revoked(self, serial: int) -> bool:
         """Whether that certificate is refused."""
+        self._in_force()
+        return serial in self._serials
+
+    def _in_force(self) -> x509.CertificateRevocationList:
+        """The list, read again where the file is another one."""
         if (stamp := self._stamp()) != self._seen:
             self._seen = stamp
             self._read_again()
-        return serial in self._serials
+        return self._list
 
     def _stamp(self) -> tuple[int, int, int] | None:
         try:
@@ -256,17 +250,20 @@ class RevokedCertificates:
         return told.st_mtime_ns, told.st_size, told.st_ino
 
     def _read_again(self) -> None:
+        before = list_number(self._list)
         try:
             found = read_list(self._path, self._authority)
-            if list_number(found) < self.number:
+            if list_number(found) < before:
                 raise CertificateError(
-                    f"{self._path} is list {list_number(found)}, older than list {self.number} that was read before"
+                    f"{self._path} is list {list_number(found)}, older than list {before} that was read before"
                 )
         except CertificateError as error:
-            logger.error("revoked certificates: %s; list %d holds on", error, self.number)
+            logger.error("revoked certificates: %s; list %d holds on", error, before)
             return
         self._list, self._serials = found, _serials(found)
-        logger.info("revoked certificates: list %d with %d is in force", self.number, len(self._serials))
+        logger.info(
+            "revoked certificates: list %d with %d is in force", list_number(found), len(self._serials)
+        )
 
 
 def list_number(revoked: x509.CertificateRevocationList) -> int:
@@ -289,64 +286,30 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+@dataclass(frozen=True)
 class NodeCertificates:
-    """What a node proves itself with, and whom it lets in."""
+    """What a node proves itself with, and whom it refuses; paths are for TLS, which reads the files itself."""
 
-    def __init__(
-        self,
-        folder: Path,
-        certificate: x509.Certificate,
-        revoked: RevokedCertificates,
-        now: Callable[[], datetime],
-    ) -> None:
-        self.folder = folder
-        self.certificate = certificate
-        self.revoked = revoked
-        self._now = now
+    certificate: Path
+    key: Path
+    authority: Path
+    until: datetime
+    """When the certificate that was found expires."""
+    revoked: RevokedCertificates
 
     @classmethod
-    def load(cls, folder: Path, user: str, now: Callable[[], datetime] = utc_now) -> NodeCertificates:
-        """Read and check the four files of ``user`` in its secrets folder; CertificateError."""
-        path = folder / CERTIFICATE_FILE
+    def load(cls, folder: Path, user: str, at: datetime | None = None) -> NodeCertificates:
+        """Read and check the four files of ``user`` in its secrets folder, valid ``at`` a time (now); CertificateError."""
+        path, key, authority_path = (folder / name for name in (CERTIFICATE_FILE, KEY_FILE, AUTHORITY_FILE))
         if not path.exists():
             raise CertificateError(
                 f"{path} is missing: {user}'s node has no certificate to serve applications with; make one with `qunetlab sae "
                 f"request {user} --kme`, or `qunetlab sae authority` on the machine where certificates are approved"
             )
-        certificate, authority = read_certificate(path), read_certificate(folder / AUTHORITY_FILE)
-        check_issued(certificate, authority, Holder.KME, now(), str(path))
+        certificate, authority = read_certificate(path), read_certificate(authority_path)
+        check_issued(certificate, authority, Holder.KME, at or utc_now(), str(path))
         if (name := common_name(certificate.subject)) != user:
             raise CertificateError(f"{path} is the certificate of {name!r}, not of {user}")
-        check_pair(certificate, read_key(folder / KEY_FILE), str(path))
-        return cls(folder, certificate, RevokedCertificates(folder / REVOKED_FILE, authority), now)
-
-    def context(self) -> ssl.SSLContext:
-        """TLS 1.3 where both ends prove themselves, without resumption: every connection shows its certificate."""
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.minimum_version = ssl.TLSVersion.TLSv1_3
-        context.verify_mode = ssl.CERT_REQUIRED
-        context.num_tickets = 0
-        context.load_verify_locations(self.folder / AUTHORITY_FILE)
-        context.load_cert_chain(self.folder / CERTIFICATE_FILE, self.folder / KEY_FILE)
-        return context
-
-    def caller(self, der: bytes) -> Caller:
-        """Who connected with this certificate (DER), which TLS held against the authority; CertificateError."""
-        try:
-            certificate = x509.load_der_x509_certificate(der)
-            asks_keys = Holder.SAE in holders(certificate.extensions)
-            name = common_name(certificate.subject)
-        except ValueError:
-            raise CertificateError("the certificate cannot be read") from None
-        if not asks_keys:
-            raise CertificateError("the certificate is not for an application that draws keys")
-        found = Caller(name, certificate.serial_number, certificate.not_valid_after_utc)
-        if why := self.objection(found):
-            raise CertificateError(why)
-        return found
-
-    def objection(self, caller: Caller) -> str:
-        """Why a caller is refused from here on; empty where it is not."""
-        if self.revoked.is_revoked(caller.serial):
-            return f"certificate {numbered(caller.serial)} was revoked"
-        return f"certificate {numbered(caller.serial)} expired" if self._now() >= caller.not_after else ""
+        check_pair(certificate, read_key(key), str(path))
+        revoked = RevokedCertificates(folder / REVOKED_FILE, authority)
+        return cls(path, key, authority_path, certificate.not_valid_after_utc, revoked)

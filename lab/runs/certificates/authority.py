@@ -3,7 +3,7 @@
 ``secrets/authority/ca-key.pem``     its private key (0600 in a 0700 folder), which goes with no role to another machine
 ``secrets/authority/ca.pem``         its certificate
 ``secrets/authority/crl.pem``        the list of revoked certificates, to be copied to every node
-``secrets/authority/issued/*.pem``   every certificate that it signed, by serial number
+``secrets/authority/issued/*.pem``   every certificate that it signed, in order, with its serial number
 
 Whoever can read this folder decides who draws keys.  Nothing else is kept: what was issued, and what is revoked, is read
 from these files.
@@ -51,6 +51,7 @@ KEY_FILE = "ca-key.pem"
 CERTIFICATE_FILE = "ca.pem"
 REVOKED_FILE = "crl.pem"
 ISSUED = "issued"
+LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -122,19 +123,15 @@ class Authority:
         """Of its public key, for people to compare."""
         return fingerprint(public_key(self.certificate))
 
-    @property
-    def revoked_pem(self) -> bytes:
-        """The list of revoked certificates as it is carried to nodes."""
-        return (self.folder / REVOKED_FILE).read_bytes()
+    def revoked_list(self) -> x509.CertificateRevocationList:
+        """The list of revoked certificates in force."""
+        return read_list(self.folder / REVOKED_FILE, self.certificate)
 
     def issued(self) -> Iterator[Issued]:
         """Every certificate signed here, oldest first."""
-        revoked = {
-            each.serial_number: each.revocation_date_utc
-            for each in read_list(self.folder / REVOKED_FILE, self.certificate)
-        }
-        certificates = [read_certificate(path) for path in (self.folder / ISSUED).glob("*.pem")]
-        for certificate in sorted(certificates, key=lambda each: each.not_valid_before_utc):
+        revoked = {each.serial_number: each.revocation_date_utc for each in self.revoked_list()}
+        for path in sorted((self.folder / ISSUED).glob("*.pem")):
+            certificate = read_certificate(path)
             for holder in holders(certificate.extensions):
                 name = common_name(certificate.subject)
                 yield Issued(certificate, name, holder, revoked.get(certificate.serial_number))
@@ -153,13 +150,16 @@ class Authority:
                 "away, make another with `qunetlab sae authority`, and approve every holder anew"
             )
         made = make_certificate(self.certificate, self._key, key, name, holder, hosts, at)
-        create_file(self.folder / ISSUED / f"{numbered(made.serial_number)}.pem", pem(made), 0o600)
+        with locked(self.folder / LOCK):
+            count = sum(1 for _ in (self.folder / ISSUED).glob("*.pem"))
+            name_of_file = f"{count + 1:06d}-{numbered(made.serial_number)}.pem"
+            create_file(self.folder / ISSUED / name_of_file, pem(made), 0o600)
         return made
 
     def revoke(self, serials: Sequence[int], at: datetime) -> int:
         """Put certificates on the list, durable when this returns; the number of the new list."""
-        with locked(self.folder / ".lock"):
-            before = read_list(self.folder / REVOKED_FILE, self.certificate)
+        with locked(self.folder / LOCK):
+            before = self.revoked_list()
             entries = {each.serial_number: each for each in before}
             entries = {serial: revoked_entry(serial, at) for serial in serials} | entries
             number = list_number(before) + 1
@@ -169,4 +169,4 @@ class Authority:
 
     def bundle(self, certificate: x509.Certificate) -> bytes:
         """What is carried to a holder: its certificate, the authority's, and the list of revoked ones; no secret."""
-        return pem(certificate) + pem(self.certificate) + self.revoked_pem
+        return pem(certificate) + pem(self.certificate) + pem(self.revoked_list())

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+
+from cryptography import x509
 
 from lab.runs.certificates import authority as authority_files
 from lab.runs.certificates.authority import Authority
@@ -20,6 +23,7 @@ from orchestrator.delivery.certificates import (
     numbered,
     read_certificate,
     read_key,
+    utc_now,
 )
 
 SOON = timedelta(days=30)
@@ -72,21 +76,35 @@ def present(testbed: Testbed, secrets: Path) -> Iterator[Held]:
     yield from (held for held in (*nodes, *applications) if held.certificate.exists())
 
 
-def spread_list(testbed: Testbed, secrets: Path, source: Path) -> tuple[list[str], list[str]]:
-    """Put a list of revoked certificates where the nodes of this machine read it.
+@dataclass(frozen=True)
+class Spread:
+    """Where a list of revoked certificates is in place: users whose nodes have it, and those it must be carried to.
 
-    Returns the users whose nodes have it, and those that it must be carried to.  CertificateError where a node here
-    has another authority.
+    ``number`` is the oldest in force among the former, 0 where there is none.
     """
-    here, elsewhere = list[str](), list[str]()
+
+    here: list[str]
+    elsewhere: list[str]
+    number: int
+
+
+def spread_list(testbed: Testbed, secrets: Path, came: x509.CertificateRevocationList) -> Spread:
+    """Put a list of revoked certificates where the nodes of this machine read it, unless they have a later one.
+
+    CertificateError where a node here has another authority.
+    """
+    numbers: dict[str, int] = {}
     for user in testbed.user_names():
         held = held_by_node(secrets, user)
         if held.authority.exists() and held.revoked:
-            install_list(held.revoked, source, read_certificate(held.authority))
-            here.append(user)
-        else:
-            elsewhere.append(user)
-    return here, elsewhere
+            numbers[user] = install_list(held.revoked, came, read_certificate(held.authority))
+    elsewhere = [user for user in testbed.user_names() if user not in numbers]
+    return Spread(list(numbers), elsewhere, min(numbers.values(), default=0))
+
+
+def certificate_warnings(testbed: Testbed, secrets: Path) -> list[str]:
+    """What somebody should know today of the certificates of this machine, a sentence each."""
+    return [*faults(testbed, secrets, utc_now()), *expiring(testbed, secrets, utc_now())]
 
 
 def faults(testbed: Testbed, secrets: Path, at: datetime) -> list[str]:

@@ -22,15 +22,14 @@ from orchestrator.delivery.certificates import (
     CertificateError,
     Holder,
     check_issued,
+    check_list,
     common_name,
     fingerprint,
     holders,
     list_number,
     public_key,
     read_certificate,
-    read_certificates,
     read_key,
-    read_limited,
     read_list,
 )
 from orchestrator.durable import create_file, make_folder, move_file, replace_file
@@ -100,25 +99,44 @@ def request(held: Held, hosts: Sequence[str] = ()) -> str:
 def place(held: Held, key: ec.EllipticCurvePrivateKey, bundle: bytes) -> None:
     """Give a holder that has nothing yet all its files at once; for a rehearsal on one machine."""
     make_folder(held.folder)
-    own, authority = x509.load_pem_x509_certificates(bundle)
+    came = Arrived.parse(bundle, "the certificate")
     create_file(held.key, key_pem(key), 0o600)
-    create_file(held.certificate, pem(own), 0o600)
-    create_file(held.authority, pem(authority), 0o600)
+    create_file(held.certificate, pem(came.own), 0o600)
+    create_file(held.authority, pem(came.authority), 0o600)
     if held.revoked:
-        create_file(held.revoked, pem(x509.load_pem_x509_crl(bundle)), 0o600)
+        create_file(held.revoked, pem(came.revoked), 0o600)
 
 
-def arrived(path: Path) -> tuple[x509.Certificate, x509.Certificate]:
-    """A holder's certificate and the authority's from a file that the authority made; CertificateError."""
-    found = read_certificates(path)
-    if len(found) != 2 or len(holders(found[0].extensions)) != 1:
-        raise CertificateError(
-            f"{path} is not what `qunetlab sae approve` wrote: a certificate, and that of its authority"
-        )
-    return found[0], found[1]
+@dataclass(frozen=True)
+class Arrived:
+    """What an authority gives to a holder; ``where`` is for messages."""
+
+    name: str
+    holder: Holder
+    own: x509.Certificate
+    authority: x509.Certificate
+    revoked: x509.CertificateRevocationList
+    where: str
+
+    @classmethod
+    def parse(cls, content: bytes, where: str) -> Arrived:
+        """Raises CertificateError for anything else."""
+        try:
+            own, authority = x509.load_pem_x509_certificates(content)
+            revoked = x509.load_pem_x509_crl(content)
+            found = holders(own.extensions)
+        except ValueError:
+            raise CertificateError(
+                f"{where} is not what `qunetlab sae approve` writes (a certificate, that of its authority, a list of revoked "
+                "ones), or it was cut short"
+            ) from None
+        check_list(revoked, authority, where)
+        if len(found) != 1:
+            raise CertificateError(f"{where} is neither for an application nor for a node")
+        return cls(common_name(own.subject), found.pop(), own, authority, revoked, where)
 
 
-def strange_authority(held: Held, authority: x509.Certificate) -> bool:
+def is_strange(held: Held, authority: x509.Certificate) -> bool:
     """Whether the holder has not yet met this authority; CertificateError where it has another one."""
     if not held.authority.exists():
         return True
@@ -131,44 +149,47 @@ def strange_authority(held: Held, authority: x509.Certificate) -> bool:
     return False
 
 
-def install(held: Held, path: Path, at: datetime) -> None:
+def install(held: Held, came: Arrived, at: datetime) -> None:
     """Put a certificate in its place, with the key it was made for; CertificateError, and then all is as it was."""
-    own, authority = arrived(path)
-    check_issued(own, authority, held.holder, at, str(path))
-    if (name := common_name(own.subject)) != held.name:
-        raise CertificateError(f"{path} is the certificate of {name!r}, not of {held.name}")
-    strange_authority(held, authority)
-    which = _key_of(held, own, path)
+    check_issued(came.own, came.authority, held.holder, at, came.where)
+    if came.name != held.name:
+        raise CertificateError(f"{came.where} is the certificate of {came.name!r}, not of {held.name}")
+    is_strange(held, came.authority)
+    key = _key_of(held, came)
     if held.revoked:
-        install_list(held.revoked, path, authority)
-    replace_file(held.authority, pem(authority), 0o600)
-    if which == held.next_key:
+        install_list(held.revoked, came.revoked, came.authority)
+    replace_file(held.authority, pem(came.authority), 0o600)
+    if key == held.next_key:
         move_file(held.next_key, held.key)
-    replace_file(held.certificate, pem(own), 0o600)
+    replace_file(held.certificate, pem(came.own), 0o600)
     held.request.unlink(missing_ok=True)
 
 
-def install_list(target: Path, path: Path, authority: x509.Certificate) -> int:
+def install_list(target: Path, came: x509.CertificateRevocationList, authority: x509.Certificate) -> int:
     """Put a list of revoked certificates where a node reads it, unless it has a later one; the number in force."""
-    came = read_list(path, authority)
-    if target.exists() and list_number(read_list(target, authority)) >= list_number(came):
-        return list_number(read_list(target, authority))
+    check_list(came, authority, "the list of revoked certificates")
+    if target.exists() and (number := list_number(read_list(target, authority))) >= list_number(came):
+        return number
     replace_file(target, pem(came), 0o600)
     return list_number(came)
 
 
-def _key_of(held: Held, own: x509.Certificate, path: Path) -> Path:
+def holds_key_of(held: Held, certificate: x509.Certificate) -> bool:
+    """Whether the key in use is this certificate's."""
+    return held.key.exists() and _fingerprint_at(held.key) == fingerprint(public_key(certificate))
+
+
+def _key_of(held: Held, came: Arrived) -> Path:
     """Which of the holder's keys the certificate was made for."""
-    wanted = fingerprint(public_key(own))
+    wanted = fingerprint(public_key(came.own))
     for candidate in (held.next_key, held.key):
-        if candidate.exists() and fingerprint(read_key(candidate).public_key()) == wanted:
+        if candidate.exists() and _fingerprint_at(candidate) == wanted:
             return candidate
     raise CertificateError(
-        f"no key in {held.folder} is the one that {path} was made for: it was requested on another machine, or in another folder"
+        f"no key in {held.folder} is the one that {came.where} was made for: it was requested on another machine, or in "
+        "another folder"
     )
 
 
-def is_list(path: Path) -> bool:
-    """Whether a file holds a list of revoked certificates and no certificate."""
-    content = read_limited(path)
-    return b"BEGIN X509 CRL" in content and b"BEGIN CERTIFICATE" not in content
+def _fingerprint_at(path: Path) -> str:
+    return fingerprint(read_key(path).public_key())

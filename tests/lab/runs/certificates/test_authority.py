@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from lab.runs.certificates import making
 from lab.runs.certificates.authority import Authority
@@ -28,6 +27,7 @@ from lab.runs.certificates.here import (
     make_certificates,
     spread_list,
 )
+from lab.runs.certificates.making import pem
 from lab.runs.testbeds.folder import create_folder, template_path
 from lab.testbed import Testbed, load_testbed
 from orchestrator import randomness
@@ -35,7 +35,7 @@ from orchestrator.delivery.certificates import (
     CertificateError,
     Holder,
     NodeCertificates,
-    numbered,
+    common_name,
     read_certificate,
 )
 
@@ -106,10 +106,8 @@ def test_openssl_refuses_what_the_list_revokes(bench: Path) -> None:
     checked = ("verify", "-crl_check", "-CAfile", secrets / "authority" / "ca.pem", "-CRLfile")
     openssl(*checked, secrets / "alice" / "kme-crl.pem", application)
     assert authority.revoke([read_certificate(application).serial_number], NOW) == 2
-    assert spread_list(testbed, secrets, secrets / "authority" / "crl.pem") == (
-        ["alice", "bob", "carol", "dave"],
-        [],
-    )
+    spread = spread_list(testbed, secrets, authority.revoked_list())
+    assert (spread.here, spread.elsewhere, spread.number) == (["alice", "bob", "carol", "dave"], [], 2)
     assert "revoked" in openssl(*checked, secrets / "alice" / "kme-crl.pem", application, well=False)
     (entry,) = authority.of("app1", Holder.SAE)
     assert entry.revoked is not None
@@ -164,25 +162,35 @@ def shake_hands(server: ssl.SSLContext, client: ssl.SSLContext) -> tuple[bytes |
     return told[0]
 
 
+def served_by(node: NodeCertificates) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.verify_flags |= ssl.VERIFY_X509_STRICT
+    context.load_cert_chain(node.certificate, node.key)
+    context.load_verify_locations(node.authority)
+    return context
+
+
 def client_with(folder: Path, authority: Path | None = None) -> ssl.SSLContext:
     context = ssl.create_default_context(cafile=str(authority or folder / "ca.pem"))
     context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
     return context
 
 
-def test_a_node_knows_its_caller_and_refuses_it_from_the_moment_it_is_revoked(bench: Path) -> None:
+def test_a_node_refuses_a_caller_from_the_moment_its_list_says_so(bench: Path) -> None:
     testbed, secrets = secrets_of(bench)
     node = NodeCertificates.load(secrets / "alice", "alice")
-    der, _ = shake_hands(node.context(), client_with(secrets / "sae-app1"))
+    der, _ = shake_hands(served_by(node), client_with(secrets / "sae-app1"))
     assert der is not None
-    caller = node.caller(der)
-    assert (caller.sae_id, node.objection(caller)) == ("app1", "")
-    Authority(authority_folder(secrets)).revoke([caller.serial], NOW)
-    assert node.objection(caller) == "", "the node has not got the new list"
-    spread_list(testbed, secrets, secrets / "authority" / "crl.pem")
-    assert node.objection(caller) == f"certificate {numbered(caller.serial)} was revoked"
-    with pytest.raises(CertificateError, match="was revoked"):
-        node.caller(der)
+    caller = x509.load_der_x509_certificate(der)
+    assert common_name(caller.subject) == "app1"
+    assert not node.revoked.is_revoked(caller.serial_number)
+    authority = Authority(authority_folder(secrets))
+    authority.revoke([caller.serial_number], NOW)
+    assert not node.revoked.is_revoked(caller.serial_number), "the node has not got the new list"
+    spread_list(testbed, secrets, authority.revoked_list())
+    assert node.revoked.is_revoked(caller.serial_number)
 
 
 def test_a_list_that_cannot_be_used_lets_nobody_back_in(
@@ -194,12 +202,12 @@ def test_a_list_that_cannot_be_used_lets_nobody_back_in(
     node = NodeCertificates.load(secrets / "alice", "alice")
     serial = read_certificate(secrets / "sae-app1" / "cert.pem").serial_number
     Authority(authority_folder(secrets)).revoke([serial], NOW)
-    spread_list(testbed, secrets, secrets / "authority" / "crl.pem")
+    spread_list(testbed, secrets, Authority(authority_folder(secrets)).revoked_list())
     assert node.revoked.is_revoked(serial)
     stranger = make_certificates(testbed, tmp_path / "other", NOW)
     for bad, says in (
         (older, "older than list 2"),
-        (stranger.revoked_pem, "a list of another authority"),
+        (pem(stranger.revoked_list()), "a list of another authority"),
         (b"", "holds no list"),
         (current.read_bytes()[:-60], "holds no list"),
     ):
@@ -218,7 +226,7 @@ def test_tls_itself_refuses_strangers_the_expired_and_certificates_of_nodes(
     testbed, secrets = secrets_of(bench)
     authority, context = (
         secrets / "authority" / "ca.pem",
-        NodeCertificates.load(secrets / "alice", "alice").context(),
+        served_by(NodeCertificates.load(secrets / "alice", "alice")),
     )
     make_certificates(testbed, tmp_path / "other", NOW)
     strange = client_with(tmp_path / "other" / "sae-app1", authority)
@@ -236,30 +244,6 @@ def test_tls_itself_refuses_strangers_the_expired_and_certificates_of_nodes(
     assert shake_hands(context, older)[0] is None
 
 
-def test_a_certificate_of_a_node_is_no_caller(bench: Path) -> None:
-    _, secrets = secrets_of(bench)
-    node = NodeCertificates.load(secrets / "alice", "alice")
-    der = x509.load_pem_x509_certificate((secrets / "bob" / "kme-cert.pem").read_bytes()).public_bytes(
-        Encoding.DER
-    )
-    with pytest.raises(CertificateError, match="not for an application"):
-        node.caller(der)
-    with pytest.raises(CertificateError, match="cannot be read"):
-        node.caller(b"\x30\x00")
-
-
-def test_a_connection_that_outlives_its_certificate_is_told(bench: Path) -> None:
-    _, secrets = secrets_of(bench)
-    times = [NOW]
-    node = NodeCertificates.load(secrets / "alice", "alice", lambda: times[0])
-    der = x509.load_pem_x509_certificate((secrets / "sae-app1" / "cert.pem").read_bytes()).public_bytes(
-        Encoding.DER
-    )
-    caller = node.caller(der)
-    times[0] = NOW + timedelta(days=366)
-    assert node.objection(caller).endswith("expired")
-
-
 def rewrite(path: Path, content: Callable[[bytes], bytes]) -> None:
     path.write_bytes(content(path.read_bytes()))
 
@@ -270,7 +254,7 @@ def test_a_node_that_cannot_prove_itself_does_not_start(bench: Path, tmp_path: P
 
     def refusal(at: datetime = NOW, user: str = "alice") -> str:
         with pytest.raises(CertificateError) as caught:
-            NodeCertificates.load(alice, user, lambda: at)
+            NodeCertificates.load(alice, user, at)
         return str(caught.value)
 
     assert "expired on" in refusal(NOW + timedelta(days=400))
