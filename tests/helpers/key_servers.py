@@ -17,10 +17,11 @@ from key_desks_in_memory import linked_desks
 from own_certificates import Authority, Credentials, client_context
 
 from orchestrator import runtime
+from orchestrator.delivery.certificates import NodeCertificates
 from orchestrator.delivery.http.limits import Limits
 from orchestrator.delivery.http.server import KeyServer
 from orchestrator.delivery.key_desk import KeyDesk
-from orchestrator.events.key_requests import KeyEvent
+from orchestrator.events.delivery import DeliveryEvent
 
 PATIENCE_S = 20.0
 
@@ -46,15 +47,15 @@ class Answer:
 class Told:
     """The events of a server, and a way to wait for one."""
 
-    events: list[KeyEvent] = field(default_factory=list)
+    events: list[DeliveryEvent] = field(default_factory=list)
     changed: runtime.Condition = field(default_factory=runtime.condition)
 
-    def __call__(self, event: KeyEvent) -> None:
+    def __call__(self, event: DeliveryEvent) -> None:
         with self.changed:
             self.events.append(event)
             self.changed.notify_all()
 
-    def wait_for(self, wanted: Callable[[KeyEvent], bool]) -> KeyEvent:
+    def wait_for(self, wanted: Callable[[DeliveryEvent], bool]) -> DeliveryEvent:
         with self.changed:
             found = self.changed.wait_for(lambda: next(filter(wanted, self.events), None), PATIENCE_S)
         assert found is not None, self.events
@@ -153,24 +154,19 @@ def served(
     authority: Authority,
     desk: KeyDesk | None = None,
     *,
-    revoked: Callable[[int], bool] | None = None,
     known: Callable[[str], bool] | None = None,
     listen: str = "127.0.0.1:0",
     **limits: float,
 ) -> Iterator[Site]:
     """A server over ``desk``, alice's by default."""
     told = Told()
-    own = authority.server()
     server = KeyServer(
         linked_desks()[0] if desk is None else desk,
-        certificate=own.certificate,
-        key=own.key,
-        client_ca=authority.ca,
+        certificates=NodeCertificates.load(authority.node(), "alice"),
         known=known or (lambda sae: sae.startswith("app")),
-        revoked=revoked,
         listen=listen,
         limits=replace(Limits(), **{"linger_s": 0.2, **limits}),  # type: ignore[arg-type]
-        on_event=told,
+        tell=told,
     )
     server.start()
     try:

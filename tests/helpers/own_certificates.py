@@ -13,6 +13,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from orchestrator.delivery.certificates import AUTHORITY_FILE, CERTIFICATE_FILE, KEY_FILE, REVOKED_FILE
+from orchestrator.durable import replace_file
+
 DAY = timedelta(days=1)
 
 
@@ -30,6 +33,7 @@ class Authority:
 
     def __init__(self, folder: Path, name: str = "test authority") -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        self._lists = 0
         self._folder, self._key = folder, ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         public = self._key.public_key()
@@ -44,11 +48,34 @@ class Authority:
         self.ca = folder / "ca.pem"
         self.ca.write_bytes(made.public_bytes(serialization.Encoding.PEM))
 
-    def server(self, name: str = "alice") -> Credentials:
-        """For 127.0.0.0/30, ::1 and localhost."""
+    def node(self, name: str = "alice") -> Path:
+        """A secrets folder with the certificate of a node, for localhost, 127.0.0.0/30 and ::1, and the revoked ones."""
         hosts = ["127.0.0.1", "127.0.0.2", "127.0.0.3", "::1"]
         names = [x509.DNSName("localhost"), *(x509.IPAddress(ipaddress.ip_address(each)) for each in hosts)]
-        return self._sign(f"kme-{name}", [name], ExtendedKeyUsageOID.SERVER_AUTH, names)
+        made = self._sign(f"node-{name}", [name], ExtendedKeyUsageOID.SERVER_AUTH, names)
+        folder = made.certificate.parent
+        made.certificate.replace(folder / CERTIFICATE_FILE)
+        made.key.replace(folder / KEY_FILE)
+        (folder / AUTHORITY_FILE).write_bytes(self.ca.read_bytes())
+        self.revoke(folder)
+        return folder
+
+    def folder_of(self, name: str) -> Path:
+        """The secrets folder of a node that was made."""
+        return self._folder / f"node-{name}"
+
+    def revoke(self, folder: Path, *serials: int) -> None:
+        """Put a list with these serial numbers into a node's folder."""
+        self._lists += 1
+        now = datetime.now(UTC)
+        begun = x509.CertificateRevocationListBuilder().issuer_name(self._name)
+        begun = begun.last_update(now).next_update(now + DAY)
+        begun = begun.add_extension(x509.CRLNumber(self._lists), critical=False)
+        for serial in serials:
+            entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now).build()
+            begun = begun.add_revoked_certificate(entry)
+        made = begun.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+        replace_file(folder / REVOKED_FILE, made, 0o600)
 
     def sae(self, *names: str, file: str = "", began: timedelta = -DAY, ends: timedelta = DAY) -> Credentials:
         """A client certificate with these common names, one as a rule; its days count from today."""
@@ -108,6 +135,7 @@ class Authority:
                 serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
             )
         )
+        (folder / "key.pem").chmod(0o600)
         return Credentials(folder / "cert.pem", folder / "key.pem", made.serial_number)
 
 

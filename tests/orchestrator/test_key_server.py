@@ -18,12 +18,13 @@ from key_servers import Site, all_of, asked, authority_in, served
 from own_certificates import Authority, Credentials, client_context
 
 from orchestrator import runtime
+from orchestrator.delivery.certificates import NodeCertificates
 from orchestrator.delivery.http.limits import Limits
 from orchestrator.delivery.http.server import KeyServer, KeyServerError
 from orchestrator.delivery.key_desk import DeliveredKey
-from orchestrator.events.key_requests import (
+from orchestrator.events.delivery import (
+    DeliveryEvent,
     KeyCallerTurnedAway,
-    KeyEvent,
     KeyRequestAnswered,
     KeyServerFault,
 )
@@ -54,7 +55,7 @@ def site(authority: Authority) -> Iterator[Site]:
         yield site
 
 
-def why(event: KeyEvent) -> str:
+def why(event: DeliveryEvent) -> str:
     return event.why if isinstance(event, KeyCallerTurnedAway) else ""
 
 
@@ -189,7 +190,9 @@ def test_nobody_without_a_certificate_of_this_testbed(
     foreign = Authority(tmp_path / "foreign").sae("app1")
     expired = authority.sae("app1", file="expired", began=timedelta(days=-9), ends=timedelta(days=-1))
     early = authority.sae("app1", file="early", began=timedelta(days=1), ends=timedelta(days=2))
-    for seen, own in enumerate([None, foreign, expired, early, authority.server("other")], 1):
+    node = authority.node("other")
+    a_node = Credentials(node / "kme-cert.pem", node / "kme-key.pem", 0)
+    for seen, own in enumerate([None, foreign, expired, early, a_node], 1):
         with pytest.raises((ssl.SSLError, ConnectionError, http.client.RemoteDisconnected)):
             site.ask(own, "GET", f"{KEYS}/app2/status")
         site.told.wait_for(lambda _: len([e for e in site.told.events if why(e) == "handshake"]) == seen)  # noqa: B023
@@ -223,7 +226,7 @@ def test_a_certificate_names_one_application(
 ) -> None:
     answer = site.ask(authority.sae(*names), "GET", f"{KEYS}/app2/status")
     assert (answer.status, answer.headers["connection"]) == (401, "close")
-    site.told.wait_for(lambda event: why(event) == "no single name in the certificate")
+    site.told.wait_for(lambda event: why(event) == "certificate refused")
 
 
 def test_one_certificate_from_two_addresses(site: Site, authority: Authority, app1: Credentials) -> None:
@@ -254,21 +257,33 @@ def test_one_certificate_from_two_addresses(site: Site, authority: Authority, ap
 
 
 def test_a_revoked_certificate_is_refused_and_its_connections_are_closed(
-    authority: Authority, app1: Credentials, app2: Credentials
+    authority: Authority, app2: Credentials
 ) -> None:
-    revoked: set[int] = set()
-    with served(authority, revoked=revoked.__contains__) as site:
-        with site.raw(app1) as idle, site.raw(app2) as other:
+    app3 = authority.sae("app3")
+    with served(authority) as site:
+        with site.raw(app3) as idle, site.raw(app2) as other:
             for each in (idle, other):
                 each.sendall(STATUS)
                 each.recv(4096)
-            revoked.add(app1.serial)
+            authority.revoke(authority.folder_of("alice"), app3.serial)
             assert all_of(idle) == b""
-            site.told.wait_for(lambda event: why(event) == "certificate revoked")
+            told = site.told.wait_for(lambda event: why(event) == "certificate refused")
+            assert isinstance(told, KeyCallerTurnedAway)
+            assert (told.sae, told.detail.rpartition(" was ")[2]) == ("app3", "revoked")
             other.sendall(STATUS)
             assert other.recv(4096)
-        answer = site.ask(app1, "GET", f"{KEYS}/app2/status")
-        assert (answer.status, answer.message) == (401, "the certificate is revoked")
+        answer = site.ask(app3, "GET", f"{KEYS}/app2/status")
+        assert (answer.status, answer.message.rpartition(" was ")[2]) == (401, "revoked")
+
+
+def test_a_certificate_revoked_a_moment_ago_gets_nothing_on_an_open_connection(authority: Authority) -> None:
+    app3 = authority.sae("app3")
+    with served(authority) as site, site.raw(app3) as secured:
+        secured.sendall(STATUS)
+        assert secured.recv(4096).startswith(b"HTTP/1.1 200")
+        authority.revoke(authority.folder_of("alice"), app3.serial)
+        secured.sendall(STATUS)
+        assert b"200 " not in all_of(secured)
 
 
 def test_a_renewed_certificate_of_the_server_is_taken_into_use(tmp_path: Path, app1: Credentials) -> None:
@@ -277,12 +292,12 @@ def test_a_renewed_certificate_of_the_server_is_taken_into_use(tmp_path: Path, a
     with served(authority) as site:
         with site.raw(app) as before:
             old = before.getpeercert(binary_form=True)
-        renewed = authority.server()
+        renewed = authority.node()
         seen = old
         while seen == old:
             with site.raw(app) as after:
                 seen = after.getpeercert(binary_form=True)
-        assert seen == ssl.PEM_cert_to_DER_cert(renewed.certificate.read_text())
+        assert seen == ssl.PEM_cert_to_DER_cert((renewed / "kme-cert.pem").read_text())
 
 
 # Callers that are slow, large, many or gone.
@@ -485,11 +500,6 @@ def test_a_caller_that_takes_no_answers_is_cut_off(authority: Authority, app1: C
         site.told.wait_for(lambda event: why(event) == "too slow")
 
 
-def test_an_old_connection_is_closed_after_its_answer(authority: Authority, app1: Credentials) -> None:
-    with served(authority, connection_age_s=0.0) as site:
-        assert site.ask(app1, "GET", f"{KEYS}/app2/status").headers["connection"] == "close"
-
-
 def test_expectations_are_met_before_the_body_is_sent(site: Site, app1: Credentials) -> None:
     with site.raw(app1) as secured:
         secured.sendall(
@@ -540,26 +550,20 @@ def test_ipv6(authority: Authority, app1: Credentials) -> None:
 
 
 def test_a_server_that_cannot_start_says_why(authority: Authority, app1: Credentials) -> None:
-    own = authority.server()
+    certificates = NodeCertificates.load(authority.node("bob"), "bob")
 
-    def starting(**changed: object) -> str:
-        given = {
-            "certificate": own.certificate,
-            "key": own.key,
-            "client_ca": authority.ca,
-            "listen": "127.0.0.1:0",
-        }
-        server = KeyServer(linked_desks()[0], known=lambda _: True, **{**given, **changed})  # type: ignore[arg-type]
+    def starting(listen: str = "127.0.0.1:0") -> str:
+        server = KeyServer(linked_desks()[0], certificates=certificates, known=lambda _: True, listen=listen)
         with pytest.raises(KeyServerError) as caught:
             server.start()
         return str(caught.value)
 
-    assert "nowhere" in starting(certificate=Path("nowhere.pem"))
-    assert "certificates" in starting(key=app1.key)
     assert "name HOST:PORT" in starting(listen="here")
     assert "name HOST:PORT" in starting(listen="127.0.0.1:99999")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         assert "name HOST:PORT" in starting(listen=f"127.0.0.1:{taken.getsockname()[1]}")
+    (certificates.folder / "kme-key.pem").write_bytes(app1.key.read_bytes())
+    assert "cannot be used" in starting()
 
 
 def test_limits_are_all_positive() -> None:

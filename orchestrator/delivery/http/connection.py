@@ -27,6 +27,7 @@ from typing import TypeAlias
 import h11
 
 from orchestrator import runtime
+from orchestrator.delivery.certificates import Caller, CertificateError, NodeCertificates
 from orchestrator.delivery.http.answers import error_answer, keys_answer, status_answer, wipe, wipe_keys
 from orchestrator.delivery.http.asks import (
     Ask,
@@ -37,7 +38,7 @@ from orchestrator.delivery.http.asks import (
     ask_of,
     place_of,
 )
-from orchestrator.delivery.http.callers import Caller, Register, caller_of
+from orchestrator.delivery.http.callers import Register
 from orchestrator.delivery.http.limits import Limits
 from orchestrator.delivery.key_desk import (
     BadKeyRequestError,
@@ -46,13 +47,14 @@ from orchestrator.delivery.key_desk import (
     KeyDeskError,
     WrongCallerError,
 )
-from orchestrator.events.key_requests import (
+from orchestrator.events.delivery import (
+    DeliveryEvent,
     KeyCallerTurnedAway,
     KeyRequestAnswered,
     KeyServerFault,
-    TellKeyEvent,
     TurnedAway,
 )
+from orchestrator.wire.fields import REASON_LIMIT
 
 KeysFuture: TypeAlias = runtime.Future[list[DeliveredKey]]
 SERVER_FAILED = "the server failed; its log says more"
@@ -72,8 +74,8 @@ class House:
     limits: Limits
     register: Register
     known: Callable[[str], bool]
-    revoked: Callable[[int], bool]
-    tell: TellKeyEvent
+    certificates: NodeCertificates
+    tell: Callable[[DeliveryEvent], None]
     connections: set[Connection] = field(default_factory=set)
 
 
@@ -85,7 +87,6 @@ class Connection(asyncio.Protocol):
         self._address = address
         self._loop = asyncio.get_running_loop()
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=house.limits.header_bytes)
-        self._began_s = self._loop.time()
         self._timer: asyncio.TimerHandle | None = None
         self._caller: Caller | None = None
         self._turned_away: KeyRequestRefusedError | None = None
@@ -102,11 +103,15 @@ class Connection(asyncio.Protocol):
         self._transport = transport
         transport.set_write_buffer_limits(WRITE_AHEAD_BYTES, 0)
         self._house.connections.add(self)
-        self._caller = caller_of(transport.get_extra_info("ssl_object"), self._address)
-        if self._caller is None:
-            self._turn_away("no single name in the certificate", 401)
-        elif (why := self._house.register.enter(self, self._caller)) is not None:
-            self._turn_away(why, 503 if why.startswith("too many") else 401)
+        encoded = transport.get_extra_info("ssl_object").getpeercert(binary_form=True)
+        try:
+            self._caller = self._house.certificates.caller(encoded)
+        except CertificateError as error:
+            self._turn_away("certificate refused", 401, str(error))
+        else:
+            why = self._house.register.enter(self, self._caller, self._address)
+            if why is not None:
+                self._turn_away(why, 503 if why.startswith("too many") else 401)
         self._by(self._house.limits.header_s, self._close)
 
     def data_received(self, data: bytes) -> None:
@@ -147,11 +152,6 @@ class Connection(asyncio.Protocol):
 
     # What the server calls.
 
-    @property
-    def caller(self) -> Caller | None:
-        """Whom TLS has proved; None where the certificate names nobody, or several."""
-        return self._caller
-
     def finish(self) -> None:
         """Close after the answer that is being prepared, at once where there is none."""
         self._last = True
@@ -159,9 +159,10 @@ class Connection(asyncio.Protocol):
             self._close()
 
     def cut_off_revoked(self) -> None:
-        """The certificate is revoked: nothing more is answered."""
-        self._tell_turned_away("certificate revoked")
-        self.abort()
+        """Where the certificate was revoked or has expired, nothing more is answered."""
+        if self._caller is not None and (why := self._house.certificates.objection(self._caller)):
+            self._tell_turned_away("certificate refused", why)
+            self.abort()
 
     def abort(self) -> None:
         """End at once, answered or not."""
@@ -246,7 +247,7 @@ class Connection(asyncio.Protocol):
             self._place = place_of(method, target)
             body = bytes(self._body)
             self._put(
-                caller.sae, ask_of(caller.sae, method, self._place, self._header(b"content-type"), body)
+                caller.sae_id, ask_of(caller.sae_id, method, self._place, self._header(b"content-type"), body)
             )
         except KeyRequestRefusedError as refused:
             self._refuse(refused)
@@ -259,10 +260,9 @@ class Connection(asyncio.Protocol):
             self._last = True
             raise self._turned_away
         assert self._caller is not None
-        if self._house.revoked(self._caller.serial):
-            self._turn_away("certificate revoked", 401)
-            raise KeyRequestRefusedError(401, "the certificate is revoked")
-        if not self._house.known(self._caller.sae):
+        if why := self._house.certificates.objection(self._caller):
+            raise self._turn_away("certificate refused", 401, why)
+        if not self._house.known(self._caller.sae_id):
             raise KeyRequestRefusedError(401, "the certificate's common name is no SAE of this testbed")
         return self._caller
 
@@ -326,7 +326,6 @@ class Connection(asyncio.Protocol):
         n_keys: int = 0,
     ) -> None:
         """Send an answer, wipe it, and go on to the next request or close."""
-        self._last = self._last or self._loop.time() - self._began_s > self._house.limits.connection_age_s
         sent = [
             ("Content-Type", "application/json"),
             ("Content-Length", str(len(body))),
@@ -421,20 +420,22 @@ class Connection(asyncio.Protocol):
 
     # Telling.
 
-    def _turn_away(self, why: TurnedAway, status: int) -> None:
+    def _turn_away(self, why: TurnedAway, status: int, detail: str = "") -> KeyRequestRefusedError:
         """What comes on this connection is refused with ``status``, and it is closed."""
-        self._tell_turned_away(why)
-        self._turned_away = KeyRequestRefusedError(status, why)
+        self._tell_turned_away(why, detail)
+        self._turned_away = KeyRequestRefusedError(status, detail or why)
         self._last = True
+        return self._turned_away
 
-    def _tell_turned_away(self, why: TurnedAway) -> None:
-        sae = "" if self._caller is None else self._caller.sae
+    def _tell_turned_away(self, why: TurnedAway, detail: str = "") -> None:
+        sae = "" if self._caller is None else self._caller.sae_id
         used = "certificate in use at another address"
         other = self._house.register.address_of(self._caller) if self._caller and why == used else ""
-        self._house.tell(KeyCallerTurnedAway(self._address, why, sae, other))
+        told = KeyCallerTurnedAway(self._address, why, sae, other, detail[:REASON_LIMIT])
+        self._house.tell(told)
 
     def _tell_answered(self, status: int, n_keys: int) -> None:
-        sae = "" if self._caller is None else self._caller.sae
+        sae = "" if self._caller is None else self._caller.sae_id
         method = "" if self._request is None else self._request.method.decode()[:METHOD_CHARACTERS]
         endpoint, other = ("", "") if self._place is None else (self._place.endpoint, self._place.other)
         took_s = self._loop.time() - self._asked_s

@@ -23,8 +23,6 @@ class Limits:
     linger_s: float = 2.0
     """For a caller whose request is refused before it has all been sent."""
     idle_s: float = 60.0
-    connection_age_s: float = 3600.0
-    """A connection is closed after a request beyond it, so that a certificate that has expired is noticed."""
     drain_s: float = 5.0
     header_bytes: int = 16384
     header_lines: int = 64

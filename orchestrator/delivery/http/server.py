@@ -1,7 +1,8 @@
 """The server of a node's keys: mutual TLS 1.3 on one address, in a thread with a loop of its own.
 
 A connection is taken in three steps: it is counted before anything is read, so that a flood costs a descriptor for a
-moment; it shakes hands, and whoever has no certificate of this testbed's authority is gone; it becomes a
+moment; it shakes hands, and whoever has no certificate of this testbed's authority is gone
+(:mod:`orchestrator.delivery.certificates`); it becomes a
 :class:`~orchestrator.delivery.http.connection.Connection`.  TLS sessions are not resumed: each handshake looks at the
 certificate anew, and applications keep their connections.  Once a second the server closes connections whose
 certificate has been revoked, and takes a renewed certificate of its own into use.
@@ -16,19 +17,14 @@ import ssl
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 from orchestrator import runtime
+from orchestrator.delivery.certificates import AUTHORITY_FILE, CERTIFICATE_FILE, NodeCertificates
 from orchestrator.delivery.http.callers import Register
 from orchestrator.delivery.http.connection import Connection, House
 from orchestrator.delivery.http.limits import Limits
 from orchestrator.delivery.key_desk import KeyDesk
-from orchestrator.events.key_requests import (
-    KeyCallerTurnedAway,
-    KeyServerFault,
-    TellKeyEvent,
-    TurnedAway,
-)
+from orchestrator.events.delivery import DeliveryEvent, KeyCallerTurnedAway, KeyServerFault, TurnedAway
 from orchestrator.wire.fields import REASON_LIMIT
 
 LOOK_S = 1.0
@@ -52,27 +48,20 @@ class KeyServer:
         self,
         desk: KeyDesk,
         *,
-        certificate: Path,
-        key: Path,
-        client_ca: Path,
+        certificates: NodeCertificates,
         known: Callable[[str], bool],
         listen: str = "127.0.0.1:0",
-        revoked: Callable[[int], bool] | None = None,
         limits: Limits | None = None,
-        on_event: TellKeyEvent | None = None,
+        tell: Callable[[DeliveryEvent], None] = lambda _: None,
     ) -> None:
-        """``certificate`` (chain) and ``key`` are this node's, ``client_ca`` signs those of applications, all PEM.
+        """``known`` says whether an SAE ID is one that this node serves; it is asked at each request.
 
-        ``known`` says whether an SAE ID stands in the testbed file, ``revoked`` whether a certificate of this serial
-        number is revoked; both are asked at each request, by the server's thread, and ``on_event`` is told there.
+        It, ``certificates`` and ``tell`` are called by the server's thread.
         """
-        self._files = (certificate, key, client_ca)
+        self._certificates, self._tell = certificates, tell
         self._listen = listen
         self._limits = limits or Limits()
-        self._tell: TellKeyEvent = on_event or (lambda event: None)
-        self._house = House(
-            desk, self._limits, Register(self._limits), known, revoked or (lambda serial: False), self._tell
-        )
+        self._house = House(desk, self._limits, Register(self._limits), known, certificates, tell)
         self._handshakes: Counter[str] = Counter()
         self._greetings: set[asyncio.Task[None]] = set()
         self._ready: runtime.Future[None] = runtime.future()
@@ -86,8 +75,12 @@ class KeyServer:
 
     def start(self) -> None:
         """Listen, and serve from here on; raises KeyServerError."""
-        self._context = server_context(*self._files)
-        self._pem = self._read_pem()
+        try:
+            self._context, self._pem = self._new_context(), self._read_pem()
+        except (OSError, ValueError) as error:
+            raise KeyServerError(
+                f"certificates of {self._certificates.folder} cannot be used: {error}"
+            ) from error
         self._listener, self._url = listener_at(self._listen)
         self._thread = runtime.spawn(lambda: asyncio.run(self._serve()), name="etsi014")
         self._ready.result()
@@ -163,19 +156,21 @@ class KeyServer:
         while True:
             await asyncio.sleep(LOOK_S)
             try:
-                self._cut_off_revoked()
+                for connection in tuple(self._house.connections):
+                    connection.cut_off_revoked()
                 if (pem := self._read_pem()) != self._pem:
-                    self._context, self._pem = server_context(*self._files), pem
+                    self._context, self._pem = self._new_context(), pem
             except Exception as error:  # noqa: BLE001 - told, and tried again; what was in use stays in use
                 self._tell(KeyServerFault("looking at certificates", type(error).__name__))
 
-    def _cut_off_revoked(self) -> None:
-        for connection in tuple(self._house.connections):
-            if connection.caller is not None and self._house.revoked(connection.caller.serial):
-                connection.cut_off_revoked()
+    def _new_context(self) -> ssl.SSLContext:
+        context = self._certificates.context()
+        context.set_alpn_protocols(["http/1.1"])
+        return context
 
     def _read_pem(self) -> tuple[bytes, ...]:
-        return tuple(path.read_bytes() for path in (self._files[0], self._files[2]))
+        names = (CERTIFICATE_FILE, AUTHORITY_FILE)
+        return tuple((self._certificates.folder / name).read_bytes() for name in names)
 
     async def _drain(self) -> None:
         for task in tuple(self._greetings):
@@ -193,29 +188,6 @@ class KeyServer:
         """What no code caught; the text of an error might hold key, so only its kind is told."""
         error = context.get("exception")
         self._tell(KeyServerFault("the loop", type(error).__name__ if error else "no error"))
-
-
-def server_context(certificate: Path, key: Path, client_ca: Path) -> ssl.SSLContext:
-    """TLS 1.3 with a certificate from both ends; raises KeyServerError."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.verify_mode = ssl.CERT_REQUIRED
-    context.verify_flags |= ssl.VERIFY_X509_STRICT
-    context.num_tickets = 0
-    context.set_alpn_protocols(["http/1.1"])
-    try:
-        context.load_cert_chain(certificate, key, password=_no_password)
-        context.load_verify_locations(cafile=client_ca)
-    except (OSError, ValueError) as error:
-        raise KeyServerError(
-            f"certificates of the key server cannot be used: {error} "
-            f"(certificate {certificate}, key {key}, authority of applications {client_ca})"
-        ) from error
-    return context
-
-
-def _no_password() -> str:
-    raise ValueError("the private key is under a password, which nobody could type in here")
 
 
 def listener_at(listen: str) -> tuple[socket.socket, str]:
