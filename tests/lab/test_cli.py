@@ -28,7 +28,7 @@ def test_init_makes_a_folder_that_checks_and_keeps_its_secrets_private(qunetlab:
     assert set(testbed.keys) == set(testbed.roles())
     secret_files = [path for path in (tmp_path / "bench" / "secrets").rglob("*") if path.is_file()]
     private = [path for path in secret_files if path.suffix != ".public"]
-    certificates = 4 * 4 + (3 + 1 + 4)  # of the nodes, and the authority's with its lock and what it issued
+    certificates = 4 * 4 + (3 + 4)  # of the nodes, and the authority's with what it issued
     assert len(private) == len(testbed.roles()) + 4 + 12 + certificates
     for path in private:
         assert stat.S_IMODE(path.stat().st_mode) == 0o600

@@ -51,7 +51,6 @@ KEY_FILE = "ca-key.pem"
 CERTIFICATE_FILE = "ca.pem"
 REVOKED_FILE = "crl.pem"
 ISSUED = "issued"
-LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -150,7 +149,7 @@ class Authority:
                 "away, make another with `qunetlab sae authority`, and approve every holder anew"
             )
         made = make_certificate(self.certificate, self._key, key, name, holder, hosts, at)
-        with locked(self.folder / LOCK):
+        with locked(self.folder / KEY_FILE):
             count = sum(1 for _ in (self.folder / ISSUED).glob("*.pem"))
             name_of_file = f"{count + 1:06d}-{numbered(made.serial_number)}.pem"
             create_file(self.folder / ISSUED / name_of_file, pem(made), 0o600)
@@ -158,7 +157,7 @@ class Authority:
 
     def revoke(self, serials: Sequence[int], at: datetime) -> int:
         """Put certificates on the list, durable when this returns; the number of the new list."""
-        with locked(self.folder / LOCK):
+        with locked(self.folder / KEY_FILE):
             before = self.revoked_list()
             entries = {each.serial_number: each for each in before}
             entries = {serial: revoked_entry(serial, at) for serial in serials} | entries
