@@ -55,7 +55,7 @@ def rounded(value: float, sigma: float) -> str:
     if not (value and sigma and math.isfinite(value) and math.isfinite(sigma)):
         return f"{value:.6g}"
     digits = math.floor(math.log10(abs(value))) - math.floor(math.log10(sigma)) + 2
-    return f"{value:#.{max(digits, 1)}g}".rstrip(".")
+    return f"{value:#.{max(digits, 1)}g}".rstrip(".").replace(".e", "e")
 
 
 class Finding(msgspec.Struct, frozen=True):

@@ -59,7 +59,15 @@ class Ring:
     def start(self, role: str) -> None:
         path = str(self.path)
         arguments = {
-            "simulate": ["simulate", path, "--json", "--resolved", path],
+            "simulate": [
+                "simulate",
+                path,
+                "--json",
+                "--resolved",
+                path,
+                "--state",
+                str(self.path.parent / "state"),
+            ],
             "orchestrator": ["orchestrator", path],
             "relay": ["relay", path],
         }.get(role, ["node", role, path])

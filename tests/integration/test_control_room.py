@@ -12,6 +12,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,7 @@ from two_users_ring import PAIR, Ring
 from lab.dashboard.application import PAGES
 from lab.runs.interlocks import acknowledge, states
 from lab.runs.testbeds.machine import Machine
+from orchestrator.events.status import BlockReport
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 BANNER_S = 2.0
@@ -221,7 +223,9 @@ def test_the_queue_is_worked_on_by_mouse_and_by_keyboard(ring: Ring, url: str, b
     )
 
 
-def test_an_audit_of_a_ring_at_work_is_shown(ring: Ring, url: str, browser: Browser) -> None:
+def test_an_audit_of_a_ring_at_work_is_shown_and_its_page_is_a_report_without_barriers(
+    ring: Ring, url: str, browser: Browser, pytestconfig: pytest.Config
+) -> None:
     opened(browser, f"{url}runs")
     token = (Machine(ring.path, None).folder("dashboard") / "token").read_text()
     browser.js("sessionStorage.setItem('token', arguments[0])", token)
@@ -232,6 +236,9 @@ def test_an_audit_of_a_ring_at_work_is_shown(ring: Ring, url: str, browser: Brow
     told = browser.text("[aria-label='Checks of the audit']")
     print(told)
     assert "failed" not in told
+    browser.driver.find_element("link text", "The page of the latest audit").click()
+    browser.wait(lambda: "Nothing contradicts itself" in browser.text("main"), "the page of the audit")
+    assert browser.driver.current_url == f"{url}pages/audit"
 
 
 def test_a_second_dashboard_is_told_of_the_first_and_serves_as_well(ring: Ring, url: str) -> None:
@@ -305,3 +312,35 @@ def test_stop_works_with_the_hub_dead(ring: Ring, url: str, browser: Browser, ho
     assert all(told.ok for told in acknowledge(machine, roles, "the test"))
     ring.ask_for_key()
     ring.wait_for_block()
+
+
+def test_an_attack_from_the_page_is_watched_until_it_ends_in_an_abort_and_key_comes_again_after_it(
+    ring: Ring, url: str, browser: Browser
+) -> None:
+    ring.wait_for_block()
+    opened(browser, f"{url}attacks")
+    browser.size(1280, 900)
+    token = (Machine(ring.path, None).folder("dashboard") / "token").read_text()
+    browser.js("sessionStorage.setItem('token', arguments[0])", token)
+    browser.wait(lambda: "No attack is on." in browser.text("main"), "that the ring is honest")
+    browser.js("document.querySelector(\"[aria-label='Strength of Intercept and resend']\").value = '100'")
+    begin = browser.driver.find_element("css selector", "[aria-label='Attack: Intercept and resend']")
+    assert "100 % of the pulses: on" in dialog(browser, begin.click)
+    browser.wait(
+        lambda: "SIMULATED ATTACK ON: Intercept and resend" in browser.text("#attacked"), "the banner"
+    )
+    pairs = "[aria-label='Key since the attack began']"
+    took_s = browser.wait(lambda: "no key: " in browser.text(pairs), "the abort", 120.0)
+    print(f"aborted {took_s:.1f} s after the attack began: {browser.text(f'{pairs} tbody')}")
+    command = [sys.executable, "-P", "-m", "lab.cli.main", "status", str(ring.path)]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    assert "SIMULATED ATTACK ON" in told
+    end = browser.driver.find_element("xpath", "//main//button[.='End the attack']")
+    assert "the ring is honest again" in dialog(browser, end.click)
+    browser.wait(lambda: "No attack is on." in browser.text("main"), "its end")
+    honest_s = time.monotonic()
+    ring.wait_for(
+        lambda name, event: isinstance(event, BlockReport) and event.stored and event.started_s > honest_s,
+        "key after the attack",
+        200.0,
+    )

@@ -55,7 +55,7 @@ def _values(finding: Finding) -> Table:
         [name, *_shown(each), "yes" if name in finding.values else ""]
         for name, each in {**finding.values, **finding.figures}.items()
     ]
-    return Table(["value", "found", "one sigma", "unit", "in the book"], rows)
+    return Table(["value", "found", "one sigma", "unit", "in the book"], rows, "numbers")
 
 
 def _shown(measured: Measured) -> list[str]:

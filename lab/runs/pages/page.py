@@ -21,7 +21,7 @@ from orchestrator.durable import replace_file
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text under their heads; ``kind`` is the CSS class: "", "wide" (first column wraps) or "text"."""
+    """Rows of text under their heads; ``kind`` is the CSS class: "", "wide" (first column wraps), "numbers" or "text"."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]

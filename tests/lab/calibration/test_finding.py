@@ -16,6 +16,7 @@ from lab.calibration.finding import Measured
         (Measured(-0.01234, 0.002, "rad"), "-0.0123 +- 0.002 rad"),
         (Measured(0.0003, 0.02), "0.0003 +- 0.02"),
         (Measured(0.0, 0.002), "0 +- 0.002"),
+        (Measured(3e-06, 1.8e-05, "ppm"), "3e-06 +- 1.8e-05 ppm"),
         (Measured(3.97, 0.0025, "V"), "3.9700 +- 0.0025 V"),
         (Measured(1.4919, 0.0, "ns"), "1.492 ns"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -107,6 +108,115 @@ def test_the_wall_says_what_the_ring_does(room: SimpleNamespace) -> None:
     assert "alice waits for key with bob" in browser.text(".waits")
     hear(room.watch, "orchestrator", PeerStatus("relay", present=False))
     browser.wait(lambda: "relay is gone" in browser.text(".events"), "the relay's end")
+
+
+def test_a_tile_of_the_wall_has_stock_in_time_qber_rate_and_the_age_of_the_last_block(
+    room: SimpleNamespace,
+) -> None:
+    room.board.put("lasts/alice/bob", 7200)
+    browser = opened(room, "")
+    tile = "return [...document.querySelectorAll('.tiles li')].find((e) => e.textContent.includes('alice-bob')).innerText"
+    browser.wait(lambda: "lasts" in browser.js(tile), "the tile")
+    told = browser.js(tile).replace("\u202f", " ")
+    for words in (
+        r"0 bit, lasts 2 h",
+        r"0.72 % \(limit 6 %\)",
+        r"42 kbit/s, 93 % of plan",
+    ):
+        assert re.search(words, told), (words, told)
+    assert re.search(r"last block\s+\d+(\.\d)? (s|min) ago", told), told
+
+
+def test_the_ring_as_a_drawing_says_who_stands_in_it_and_what_both_detectors_count(
+    room: SimpleNamespace,
+) -> None:
+    hear(room.watch, "orchestrator", RingStatus("granted", 3.0, "alice", "bob", 12))
+    hear(room.watch, "orchestrator", PeerStatus("relay", present=True, ready=True))
+    browser = opened(room, "ring")
+    said = "return document.querySelector('svg.ring').getAttribute('aria-label')"
+    browser.wait(
+        lambda: (
+            browser.js(said)
+            == "alice-bob holds the light; relay measures, alice in the ring, bob in the ring, "
+            "carol not ready, dave gone"
+        ),
+        "who stands in it",
+    )
+    assert re.search(
+        r"D1\s+290\u202fkcps\s+D2\s+280\u202fkcps\s+back-scatter\s+410\u202fcps\s+age",
+        browser.text(".figures"),
+    )
+    assert re.search(r"dave\s+gone\s+\d", browser.text("[aria-label=Links]"))
+    assert re.search(r"alice: few authentication bits \(.*\)\. order key", browser.text(".problems"))
+    hear(room.watch, "orchestrator", RingStatus("free", 1.0))
+    browser.wait(
+        lambda: browser.js(said).startswith("No pair holds the light; relay ready, alice bypassed"),
+        "it is free",
+    )
+
+
+def test_a_reading_has_unit_limits_age_and_state(room: SimpleNamespace) -> None:
+    browser = opened(room, "instruments")
+    row = "return [...document.querySelectorAll('[aria-label=Readings] tbody tr')].find((e) => e.textContent.includes(arguments[0])).innerText"
+    browser.wait(lambda: "laser" in browser.text("[aria-label=Readings]"), "the readings")
+    told = browser.js(row, "temperature_c").replace("\u202f", " ").split("\t")
+    assert told[:5] == [
+        "laser",
+        "relay",
+        "temperature_c",
+        "31.5 °C",
+        "from 10 °C to 45 °C",
+    ]
+    assert told[6] == "within limits"
+    assert re.match(r"\d+(\.\d)? (s|min)", told[5]), told
+    hear(room.watch, "alice", Readings("awg_alice", "temperature_c", 47.2, "degC", 10.0, 45.0, 2.0))
+    browser.wait(lambda: "above its limit" in browser.js(row, "47.2"), "what is beyond its limit")
+
+
+def test_the_time_line_has_past_entries_and_those_to_come_in_their_places(room: SimpleNamespace) -> None:
+    browser = opened(room, "queue")
+    bars = (
+        "return [...document.querySelectorAll('.timeline li')].map((e) => [e.firstChild.textContent.split(':')[0],"
+        " e.querySelector('.bar').dataset.state, parseFloat(e.querySelector('.bar').style.left)])"
+    )
+    browser.wait(lambda: len(browser.js(bars)) == 3, "the bars of what is open")
+    found = {number: (state, left) for number, state, left in browser.js(bars)}
+    assert {number: state for number, (state, _) in found.items()} == {
+        "2": "running",
+        "3": "waiting",
+        "4": "held",
+    }
+    assert found["2"][1] < found["3"][1], "what runs began before what waits"
+
+
+def test_the_log_is_filtered_by_kind_role_and_word(room: SimpleNamespace) -> None:
+    browser = opened(room, "log")
+
+    def choose(field: str, value: str) -> None:
+        browser.js(
+            "const e = document.getElementById(arguments[0]); e.value = arguments[1]; e.dispatchEvent(new Event('input'))",
+            field,
+            value,
+        )
+
+    def lines() -> list[str]:
+        told: list[str] = browser.js(
+            "return [...document.querySelectorAll('main tbody tr')].map((e) => e.innerText)"
+        )
+        return told
+
+    browser.wait(lambda: len(lines()) > 8, "every event")
+    every = len(lines())
+    for field, value, word in (
+        ("kind", "BlockReport", "bits"),
+        ("role", "bob", "bob-"),
+        ("word", "dave is gone", "dave is gone"),
+    ):
+        choose(field, value)
+        browser.wait(lambda word=word: lines() and all(word in each for each in lines()), value)
+        assert len(lines()) < every
+        choose(field, "")
+        browser.wait(lambda: len(lines()) == every, "all of them again")
 
 
 def test_pairs_as_a_matrix_with_the_plan_and_what_was_measured(room: SimpleNamespace) -> None:
