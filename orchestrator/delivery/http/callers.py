@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Hashable
 
-from orchestrator.delivery.certificates import Caller
 from orchestrator.delivery.http.limits import Limits
+from orchestrator.delivery.http.proving import Caller
 from orchestrator.events.delivery import TurnedAway
 
 

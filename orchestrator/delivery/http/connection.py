@@ -27,7 +27,7 @@ from typing import TypeAlias
 import h11
 
 from orchestrator import runtime
-from orchestrator.delivery.certificates import Caller, CertificateError, NodeCertificates
+from orchestrator.delivery.certificates import CertificateError
 from orchestrator.delivery.http.answers import error_answer, keys_answer, status_answer, wipe, wipe_keys
 from orchestrator.delivery.http.asks import (
     Ask,
@@ -40,6 +40,7 @@ from orchestrator.delivery.http.asks import (
 )
 from orchestrator.delivery.http.callers import Register
 from orchestrator.delivery.http.limits import Limits
+from orchestrator.delivery.http.proving import Caller, Proving
 from orchestrator.delivery.key_desk import (
     BadKeyRequestError,
     DeliveredKey,
@@ -74,7 +75,7 @@ class House:
     limits: Limits
     register: Register
     known: Callable[[str], bool]
-    certificates: NodeCertificates
+    proving: Proving
     tell: Callable[[DeliveryEvent], None]
     connections: set[Connection] = field(default_factory=set)
 
@@ -105,7 +106,7 @@ class Connection(asyncio.Protocol):
         self._house.connections.add(self)
         encoded = transport.get_extra_info("ssl_object").getpeercert(binary_form=True)
         try:
-            self._caller = self._house.certificates.caller(encoded)
+            self._caller = self._house.proving.caller(encoded)
         except CertificateError as error:
             self._turn_away("certificate refused", 401, str(error))
         else:
@@ -160,7 +161,7 @@ class Connection(asyncio.Protocol):
 
     def cut_off_revoked(self) -> None:
         """Where the certificate was revoked or has expired, nothing more is answered."""
-        if self._caller is not None and (why := self._house.certificates.objection(self._caller)):
+        if self._caller is not None and (why := self._house.proving.objection(self._caller)):
             self._tell_turned_away("certificate refused", why)
             self.abort()
 
@@ -260,7 +261,7 @@ class Connection(asyncio.Protocol):
             self._last = True
             raise self._turned_away
         assert self._caller is not None
-        if why := self._house.certificates.objection(self._caller):
+        if why := self._house.proving.objection(self._caller):
             raise self._turn_away("certificate refused", 401, why)
         if not self._house.known(self._caller.sae_id):
             raise KeyRequestRefusedError(401, "the certificate's common name is no SAE of this testbed")

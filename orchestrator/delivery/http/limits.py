@@ -26,6 +26,7 @@ class Limits:
     drain_s: float = 5.0
     header_bytes: int = 16384
     header_lines: int = 64
-    body_bytes: int = 65536
+    body_bytes: int = 131072
+    """The ids of as many keys as any testbed may let a request name, written with room."""
     pipelined_bytes: int = 65536
     """Read ahead while an answer is prepared; beyond it nothing is read."""

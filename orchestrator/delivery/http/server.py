@@ -2,7 +2,7 @@
 
 A connection is taken in three steps: it is counted before anything is read, so that a flood costs a descriptor for a
 moment; it shakes hands, and whoever has no certificate of this testbed's authority is gone
-(:mod:`orchestrator.delivery.certificates`); it becomes a
+(:mod:`orchestrator.delivery.http.proving`); it becomes a
 :class:`~orchestrator.delivery.http.connection.Connection`.  TLS sessions are not resumed: each handshake looks at the
 certificate anew, and applications keep their connections.  Once a second the server closes connections whose
 certificate has been revoked, and takes a renewed certificate of its own into use.
@@ -13,16 +13,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import ssl
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
 
 from orchestrator import runtime
-from orchestrator.delivery.certificates import AUTHORITY_FILE, CERTIFICATE_FILE, NodeCertificates
+from orchestrator.delivery.certificates import NodeCertificates
 from orchestrator.delivery.http.callers import Register
 from orchestrator.delivery.http.connection import Connection, House
 from orchestrator.delivery.http.limits import Limits
+from orchestrator.delivery.http.proving import Proving
 from orchestrator.delivery.key_desk import KeyDesk
 from orchestrator.events.delivery import DeliveryEvent, KeyCallerTurnedAway, KeyServerFault, TurnedAway
 from orchestrator.wire.fields import REASON_LIMIT
@@ -58,10 +58,10 @@ class KeyServer:
 
         It, ``certificates`` and ``tell`` are called by the server's thread.
         """
-        self._certificates, self._tell = certificates, tell
+        self._proving, self._tell = Proving(certificates), tell
         self._listen = listen
         self._limits = limits or Limits()
-        self._house = House(desk, self._limits, Register(self._limits), known, certificates, tell)
+        self._house = House(desk, self._limits, Register(self._limits), known, self._proving, tell)
         self._handshakes: Counter[str] = Counter()
         self._greetings: set[asyncio.Task[None]] = set()
         self._ready: runtime.Future[None] = runtime.future()
@@ -76,11 +76,9 @@ class KeyServer:
     def start(self) -> None:
         """Listen, and serve from here on; raises KeyServerError."""
         try:
-            self._context, self._pem = self._new_context(), self._read_pem()
+            self._context, self._files = self._proving.context(), self._proving.files()
         except (OSError, ValueError) as error:
-            raise KeyServerError(
-                f"certificates of {self._certificates.folder} cannot be used: {error}"
-            ) from error
+            raise KeyServerError(f"the certificate or key of the node cannot be used: {error}") from error
         self._listener, self._url = listener_at(self._listen)
         self._thread = runtime.spawn(lambda: asyncio.run(self._serve()), name="etsi014")
         self._ready.result()
@@ -158,19 +156,10 @@ class KeyServer:
             try:
                 for connection in tuple(self._house.connections):
                     connection.cut_off_revoked()
-                if (pem := self._read_pem()) != self._pem:
-                    self._context, self._pem = self._new_context(), pem
+                if (files := self._proving.files()) != self._files:
+                    self._context, self._files = self._proving.context(), files
             except Exception as error:  # noqa: BLE001 - told, and tried again; what was in use stays in use
                 self._tell(KeyServerFault("looking at certificates", type(error).__name__))
-
-    def _new_context(self) -> ssl.SSLContext:
-        context = self._certificates.context()
-        context.set_alpn_protocols(["http/1.1"])
-        return context
-
-    def _read_pem(self) -> tuple[bytes, ...]:
-        names = (CERTIFICATE_FILE, AUTHORITY_FILE)
-        return tuple((self._certificates.folder / name).read_bytes() for name in names)
 
     async def _drain(self) -> None:
         for task in tuple(self._greetings):
