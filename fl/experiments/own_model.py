@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from fl.modes.table import DEFAULT_MODE
 from fl.rounds.aggregation import aggregation_for
 from fl.rounds.config import FLConfig
@@ -52,8 +54,7 @@ class OwnModel:
         return self.summed
 
 
-@dataclass(frozen=True)
-class RoundCost:
+class RoundCost(msgspec.Struct, frozen=True):
     """One round: numbers of the model that a client sends, bits of each, and the key that every pair spends."""
 
     n_parameters: int

@@ -51,6 +51,13 @@ class QpuReport(msgspec.Struct, frozen=True):
     wall_s: float
 
 
+class QpuRun(QpuReport, frozen=True, kw_only=True):
+    """The outcome, the folder that it is in, and where the parameters came from."""
+
+    folder: str
+    origin: str
+
+
 def cost_of(prepared: Prepared, device: Device, options: RunOptions) -> CostEstimate:
     """What running ``prepared`` costs."""
     return estimate_cost(

@@ -38,6 +38,14 @@ class MitigationRow(msgspec.Struct, frozen=True):
     wall_s: float
 
 
+class Mitigated(msgspec.Struct, frozen=True):
+    """A row for each mitigation and device, of a model that came from ``origin``; ``folder`` holds the page."""
+
+    folder: str
+    origin: str
+    rows: tuple[MitigationRow, ...]
+
+
 def simulated_devices(names: Sequence[str]) -> list[Device]:
     """The backends called ``names``; raises RunOptionsError for one that is not simulated here, or named twice."""
     if len(set(names)) != len(names):

@@ -30,6 +30,15 @@ from orchestrator.wire.control_socket import (
     listens,
 )
 
+
+class StandingAlarm(Alarm, frozen=True, kw_only=True, tag="Alarm"):
+    """One that stands, as it was told; ``id`` is what it is acknowledged by, ``age_s`` None where its role said it just now."""
+
+    id: str
+    role: str
+    age_s: float | None
+
+
 CONNECT_TIMEOUT_S = 3.0
 UNITS_S = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
@@ -45,13 +54,13 @@ def list_alarms(testbed: Path, secrets: Path | None, state: Path | None, as_json
         source = f"of the roles that run on this machine alone ({error})"
     disturbing = [alarm for _, alarm, _ in rows if not alarm.shelved_s]
     document = [
-        {"id": alarm.id_of(role), "role": role, "age_s": age_s, **msgspec.to_builtins(alarm)}
+        StandingAlarm(id=alarm.id_of(role), role=role, age_s=age_s, **msgspec.structs.asdict(alarm))
         for role, alarm, age_s in rows
     ]
     width = columns()
     head = ("ALARM", "", "since", "")
     lines = table(head, [alarm_cells(*row) for row in rows], width) if rows else ["no alarms"]
-    show(document, as_json, "\n".join([*lines, source]))
+    show(msgspec.to_builtins(document), as_json, "\n".join([*lines, source]))
     return 1 if disturbing else 0
 
 

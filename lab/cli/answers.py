@@ -1,14 +1,29 @@
 """What commands print with ``--json``: one type for each, from which ``docs/commands.schema.json`` is made.
 
-Types that the product has anyway are named by where they stand (``MODULE:NAME``) and are imported when the schema is made; what a
-command alone puts together is declared here.  A command of groups (``status``, ``queue``) has a schema of its own, and roles print
-events.  Tests hold every answer that they get against it.
+Types that the product has anyway are named by where they stand (``MODULE:NAME``; ``[MODULE:NAME]`` for a list) and are imported
+when the schema is made; what a command alone puts together is declared here.  A command of groups (``status``, ``queue``) has a
+schema of its own, and roles print events.  Tests hold every answer that they get against it.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any, NotRequired, TypeAlias, TypedDict
+from typing import Any, NotRequired, TypeAlias, TypedDict, get_type_hints
+
+import msgspec
+
+from lab.calibration.finding import Finding
+from lab.cli.compare import ComparedRun
+from lab.cli.data import DataRow
+from lab.cli.train_options import ROWS, Asked
+from lab.runs.attacks.control import AttackRow
+from lab.runs.doctor import Row
+from lab.runs.first_contact.against_driver import DriverReport
+from lab.runs.first_contact.against_twin import TwinReport
+from lab.runs.keygen import BlockRow
+from lab.scanning import Found
+from orchestrator.wire.attack_control import AttackShown
+from orchestrator.wire.control_socket import InterlockState
 
 Number: TypeAlias = float | int | None
 
@@ -124,31 +139,7 @@ class KeyOfOneRing(TypedDict):
 
     pair: list[str]
     simulated: bool
-    blocks: list[dict[str, Any]]
-
-
-class Store(TypedDict):
-    """What a node holds with a peer, in bits."""
-
-    node: str
-    running: bool
-    peer: str
-    generation: int
-    kept: int
-    lanes: dict[str, int]
-    produced: int
-    delivered: int
-    authentication: int
-    burnt: int
-    epsilons: dict[str, float]
-    low: bool
-    waits: bool
-
-
-class Stores(TypedDict):
-    """The stock of the nodes of this machine."""
-
-    stores: list[Store]
+    blocks: list[BlockRow]
 
 
 class Refused(TypedDict):
@@ -194,7 +185,7 @@ class CalibratedStep(DueStep):
 
     refused: str
     unrecorded: str
-    finding: dict[str, Any] | None
+    finding: Finding | None
 
 
 class Due(TypedDict):
@@ -215,20 +206,20 @@ class Told(TypedDict):
     role: str
     ok: bool
     text: str
-    state: dict[str, Any] | None
+    state: InterlockState | None
 
 
 class Examined(TypedDict):
     """``verdict``: the worst of the rows."""
 
     verdict: str
-    rows: list[dict[str, str]]
+    rows: list[Row]
 
 
 class Looked(TypedDict):
     """What answers, by address."""
 
-    found: list[dict[str, Any]]
+    found: list[Found]
 
 
 class Ended(TypedDict):
@@ -249,8 +240,8 @@ class App(TypedDict):
 class Attacks(TypedDict):
     """Those that there are, and the one that is ``on``."""
 
-    attacks: list[dict[str, Any]]
-    on: dict[str, Any] | None
+    attacks: list[AttackRow]
+    on: AttackShown | None
     problem: str
 
 
@@ -271,21 +262,21 @@ class DataSets(TypedDict):
     """All, and where they lie."""
 
     folder: str
-    data: list[dict[str, Any]]
+    data: list[DataRow]
 
 
 class Compared(TypedDict):
     """Training runs, each with the same figures."""
 
-    runs: list[dict[str, Any]]
+    runs: list[ComparedRun]
 
 
 class Replayed(TypedDict):
     """What differs from a transcript."""
 
     model: str
-    driver: dict[str, Any] | None
-    twin: dict[str, Any] | None
+    driver: DriverReport | None
+    twin: TwinReport | None
 
 
 class Backends(TypedDict):
@@ -317,17 +308,43 @@ class Scanned(TypedDict):
     read: list[str]
 
 
-class Mitigated(TypedDict):
-    """A row for each mitigation and device."""
+class OnRecord(TypedDict):
+    """A record of a role, by the ``code`` of which version and commit; its further keys are those of its ``type``."""
 
-    folder: str
-    origin: str | None
-    rows: list[dict[str, Any]]
+    role: str
+    code: str
+    type: str
+
+
+class CalibrationOnRecord(TypedDict):
+    """What a data set of a calibration says of itself; its further keys are how things were at its time."""
+
+    step: str
+    owner: str
+    partner: str
+    ended: str
+    light_s: float
+    testbed_digest: str
+    calibration_digest: str
+    code_version: str
+    code_commit: str
+    finding: Finding
+    database: str
+    parameters: list[str]
+
+
+_KINDS = get_type_hints(Asked, include_extras=True)
+Options = msgspec.defstruct(
+    "Options",
+    [("task", str), *((row.field, _KINDS[row.field], None) for row in ROWS.values() if row.field != "task")],
+    rename={row.field: row.name for row in ROWS.values()},
+)
+"""Of ``train --print-config``: its options by their names; what is left to the experiment is not there."""
 
 
 ANSWERS: dict[str, tuple[Any, ...]] = {
     "acknowledge": (list[Told],),
-    "alarms show": (list[dict[str, Any]],),
+    "alarms show": (["lab.cli.alarms:StandingAlarm"],),
     "attack": (Attacks, Text),
     "audit": ("lab.runs.audit.findings:Audit",),
     "bench": (dict[str, dict[str, Any]],),
@@ -337,34 +354,34 @@ ANSWERS: dict[str, tuple[Any, ...]] = {
     "dashboard": ("orchestrator.events.process:DashboardServing",),
     "data fetch": (Fetched,),
     "data list": (DataSets,),
-    "demo": (dict[str, Any],),
+    "demo": ("lab.runs.demo_told:DemoReport",),
     "doctor": (Examined,),
     "down": (Ended,),
     "init": (Made, Exported, Imported),
     "instruments list": (Instruments,),
     "instruments replay": (Replayed,),
     "instruments scan": (Looked,),
-    "keycost": (dict[str, Any],),
+    "keycost": ("lab.runs.key_cost:KeyCost",),
     "keygen": (KeyOfOneRing, "orchestrator.wire.queue_control:QueueShown"),
     "keyrate": (PairKeyrate, dict[str, Number]),
     "keys revoke": (Refused,),
-    "keys show": (Stores,),
+    "keys show": ("lab.cli.keys:Stores",),
     "monitor --lit": (InLight,),
     "new": (App,),
     "qpu backends": (Backends,),
-    "qpu estimate": (list[dict[str, Any]],),
-    "qpu jobs": (list[dict[str, Any]],),
-    "qpu mitigation": (Mitigated,),
-    "qpu run": ("fl.qpu.evaluate:QpuReport",),
-    "qpu train": (dict[str, Any],),
-    "runs list": (list[dict[str, Any]],),
-    "runs show": (list[dict[str, Any]],),
+    "qpu estimate": (["fl.qpu.cost:CostEstimate"],),
+    "qpu jobs": (["fl.qpu.journal:JobRecord"],),
+    "qpu mitigation": ("fl.qpu.mitigations:Mitigated",),
+    "qpu run": ("fl.qpu.evaluate:QpuRun",),
+    "qpu train": ("lab.cli.qpu_train:TrainedOnBackend",),
+    "runs list": (["lab.runs.records.listing:Listed"],),
+    "runs show": (list[OnRecord], ["orchestrator.wire.queue_control:QueueRow"], list[CalibrationOnRecord]),
     "sae list": (Certificates,),
     "scan": (Scanned,),
     "set": ("lab.runs.knobs:Turned",),
     "stop": (list[Told],),
     "systemd": (Units,),
-    "train": ("fl.experiments.results:Results", dict[str, Any]),
+    "train": ("fl.experiments.results:Results", Options),
 }
 """The answers that a command may give, the more special first."""
 ELSEWHERE = {
@@ -383,6 +400,8 @@ def answers_of(command: str) -> tuple[Any, ...]:
 
 
 def _found(declared: Any) -> Any:
+    if isinstance(declared, list):
+        return list[_found(declared[0])]  # type: ignore[misc]
     if not isinstance(declared, str):
         return declared
     module, _, name = declared.partition(":")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TypedDict
 
 from rich.console import Console
 from rich.table import Table
@@ -53,7 +54,30 @@ def label(path: Path, paths: list[Path]) -> str:
     return folder.resolve().name if len(same) == 1 else str(path)
 
 
-def as_dict(name: str, run: Results) -> dict[str, object]:
+class ComparedRun(TypedDict):
+    """One run for scripts; accuracies from 0 to 1."""
+
+    run: str
+    task: str
+    model: str
+    split: str
+    mode: str
+    security: str
+    key_supply: str
+    quick: bool
+    complete: bool
+    clients: int
+    rounds: int
+    accuracy_mean: float
+    accuracy_ci95: tuple[float, float] | None
+    seeds: int
+    upload_bytes_per_client: float
+    saving_vs_float32: float
+    key_bits_per_round: float
+    exact: bool
+
+
+def as_dict(name: str, run: Results) -> ComparedRun:
     """One run for scripts."""
     return {
         "run": name,

@@ -10,6 +10,7 @@ import tempfile
 import traceback
 
 from drivers.links.errors import InstrumentError
+from lab.runs.extras import EXTRA_OF, how_to_install
 from lab.runs.full_disk import full_places
 from lab.runs.supervising.supervisor import PARENT_FD
 from lab.runs.testbeds.folder import FolderError
@@ -28,24 +29,6 @@ ADVICE = {
 }
 """What to do about a place that cannot be read or written."""
 UNEXPECTED = "unexpected error, please report it:\n"
-EXTRAS = {
-    **dict.fromkeys(
-        (
-            "pennylane",
-            "qiskit",
-            "qiskit_aer",
-            "qiskit_ibm_runtime",
-            "safetensors",
-            "sklearn",
-            "tokenizers",
-            "torch",
-            "transformers",
-        ),
-        "learning",
-    ),
-    "flwr": "flower",
-}
-"""Which extra of the package brings a module that a base installation does not have."""
 
 
 def explain(error: Exception) -> tuple[int, str]:
@@ -89,10 +72,9 @@ def tell_supervisor(error: Exception, text: str) -> None:
 
 def _expected(error: Exception) -> tuple[int, str] | None:
     missing = (error.name or "").split(".")[0] if isinstance(error, ModuleNotFoundError) else ""
-    if extra := EXTRAS.get(missing):
+    if extra := EXTRA_OF.get(missing):
         return 2, (
-            f"error: {missing} is not installed: this needs the extra {extra!r}; in the folder of qunetlab's "
-            f"source, pip install '.[{extra}]'"
+            f"error: {missing} is not installed: this needs the extra {extra!r}; {how_to_install(extra)}"
         )
     if missing and missing not in OURS:
         return 2, (

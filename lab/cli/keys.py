@@ -5,10 +5,8 @@ A running node is asked at its control socket; the store of a stopped one is ope
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -17,9 +15,20 @@ from lab.runs.testbeds.folder import SECRETS, STATE, FolderError, find_testbed, 
 from lab.runs.testbeds.store_key import StoreKey
 from lab.testbed import Testbed, load_testbed
 from orchestrator.events.status import pair_name
+from orchestrator.wire.control_socket import Keys, PairKeys
 
-if TYPE_CHECKING:
-    from orchestrator.wire.control_socket import Keys, PairKeys
+
+class Store(PairKeys, frozen=True, kw_only=True, tag=False):
+    """What a node holds with a peer, in bits, and whether the node runs."""
+
+    node: str
+    running: bool
+
+
+class Stores(msgspec.Struct, frozen=True):
+    """The stock of the nodes of this machine."""
+
+    stores: list[Store]
 
 
 def show_stock(path: Path, state: Path | None, as_json: bool, store_key: str = "file") -> int:
@@ -32,12 +41,11 @@ def show_stock(path: Path, state: Path | None, as_json: bool, store_key: str = "
         raise FolderError(f"no key store under {folder}; nodes create theirs on first start")
     if as_json:
         rows = [
-            {"node": keys.node, "running": running}
-            | {name: value for name, value in msgspec.to_builtins(pair).items() if name != "type"}
+            Store(node=keys.node, running=running, **msgspec.structs.asdict(pair))
             for keys, running in found
             for pair in keys.pairs
         ]
-        echo(json.dumps({"stores": rows}))
+        echo(msgspec.json.encode(Stores(rows)).decode())
         return 0
     for keys, running in found:
         for pair in keys.pairs:

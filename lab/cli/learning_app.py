@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
+import msgspec
 import typer
 
 from fl.modes.table import DEFAULT_MODE
@@ -60,7 +61,7 @@ def demo(
         source=testbed or DEFAULT_TESTBED,
         dashboard=partial(tell_dashboard, as_json=as_json) if dashboard else None,
     )
-    show(report, as_json, summary(report, out))
+    show(msgspec.to_builtins(report), as_json, summary(report, out))
     raise typer.Exit(0 if healthy(report) else 1)
 
 

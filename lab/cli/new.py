@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from lab.cli.options import Json, show
+from lab.runs.extras import how_to_install
 from lab.runs.new_app import make_app, missing
 
 NODES = "See its README: a run with keys of a ring needs testbed, run-id and each user's consent."
@@ -35,10 +36,7 @@ def new(
         lines.append(NODES)
     lacks = missing()
     if lacks:
-        lines.append(
-            f"warning: {', '.join(lacks)} not installed here: in the folder of qunetlab's source, "
-            "pip install '.[learning,flower]'"
-        )
+        lines.append(f"warning: {', '.join(lacks)} not installed here: {how_to_install('learning,flower')}")
     answer = {
         "folder": str(folder),
         "package": package,

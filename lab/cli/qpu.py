@@ -269,7 +269,10 @@ def as_text_json(outcome: QpuReport, folder: Path, request: QpuRequest) -> str:
     """The report as one JSON line, with folder and origin of the model."""
     import msgspec
 
-    return json.dumps({"folder": str(folder), "origin": request.model, **msgspec.to_builtins(outcome)})
+    from fl.qpu.evaluate import QpuRun
+
+    told = QpuRun(folder=str(folder), origin=request.model, **msgspec.structs.asdict(outcome))
+    return msgspec.json.encode(told).decode()
 
 
 def summary(outcome: QpuReport, folder: Path, request: QpuRequest) -> str:

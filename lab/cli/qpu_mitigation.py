@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
@@ -44,7 +43,7 @@ def mitigation_command(
     """Compare none, trex and zne on simulated devices: error of the expectation values, and shots."""
     import msgspec
 
-    from fl.qpu.mitigations import compare_mitigations, simulated_devices
+    from fl.qpu.mitigations import Mitigated, compare_mitigations, simulated_devices
     from fl.qpu.options import MITIGATIONS
     from fl.qpu.request import refuse_used, trained_model
     from fl.qpu.tasks import circuit_model
@@ -70,7 +69,7 @@ def mitigation_command(
     )
     write_mitigation(rows, circuit.name, request.model, folder)
     if as_json:
-        echo(json.dumps({"folder": str(folder), "origin": request.model, "rows": msgspec.to_builtins(rows)}))
+        echo(msgspec.json.encode(Mitigated(str(folder), request.model, rows)).decode())
         return
     lines = [HEADINGS, *map(cells, rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(HEADINGS))]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from fl.qpu.tasks import training_model, with_circuit_weights
-from fl.qpu.training import StepRecord, save_model, train
+from fl.qpu.training import StepRecord, TrainingState, save_model, train
 from lab.cli.qpu_talk import interrupted, teller
 from lab.runs.shown import echo
 
@@ -18,6 +17,23 @@ if TYPE_CHECKING:
 
 EXAMPLES = 64
 """Training examples that batches are drawn from, and that choose which weights are trained."""
+
+
+class Tested(msgspec.Struct, frozen=True):
+    """On the test data, simulated exactly."""
+
+    accuracy: float
+    loss: float
+
+
+class TrainedOnBackend(TrainingState, frozen=True, kw_only=True):
+    """The outcome: ``model`` is its file, ``origin`` says where the model came from with which it began."""
+
+    folder: str
+    origin: str
+    model: str
+    before: Tested
+    after: Tested
 
 
 def run_training(start: Start, *, allowed: bool, retry_failed: bool, as_json: bool) -> int:
@@ -55,15 +71,15 @@ def run_training(start: Start, *, allowed: bool, retry_failed: bool, as_json: bo
     path = save_model(start.folder.folder, parameters)
     before, after = task.evaluate(start.parameters), task.evaluate(parameters)
     if as_json:
-        report = {
-            "folder": str(start.folder.folder),
-            "origin": start.request.model,
-            "model": str(path),
-            "before": {"accuracy": before.accuracy, "loss": before.loss},
-            "after": {"accuracy": after.accuracy, "loss": after.loss},
-            **msgspec.to_builtins(trained.state),
-        }
-        echo(json.dumps(report))
+        report = TrainedOnBackend(
+            folder=str(start.folder.folder),
+            origin=start.request.model,
+            model=str(path),
+            before=Tested(before.accuracy, before.loss),
+            after=Tested(after.accuracy, after.loss),
+            **msgspec.structs.asdict(trained.state),
+        )
+        echo(msgspec.json.encode(report).decode())
         return 0
     for record in trained.state.steps:
         slopes = ", ".join(

@@ -6,17 +6,17 @@ ten rounds of training, a check of the sums, a reference training, a report.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from fl.keys.budget import counted
 from fl.rounds.clipping import clip_warnings
 from lab.light_of import pair_light
+from lab.runs.demo_told import DemoPair, DemoReport, DemoRound, EpsilonSum
 from lab.runs.following.document import Said
 from lab.runs.following.observer import verdict_on
 from lab.runs.following.progress import Display, PairProgress, RunProgress, show_event
@@ -35,7 +35,7 @@ from lab.runs.testbeds.ring_size import check_every_pair_makes_key
 from lab.testbed import load_testbed
 from orchestrator.durable import replace_file
 from orchestrator.events.common import Unknown
-from orchestrator.events.learning import ClientState, WaitingForKeys
+from orchestrator.events.learning import ClientState, RoundRecord, WaitingForKeys
 from orchestrator.events.process import PeerLedger, ProcessEvent
 from orchestrator.events.status import BlockReport, Pair
 from orchestrator.randomness import random_hex
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from fl.rounds.config import FLConfig
     from fl.workloads.base import Task
 
-ROUND_COLUMNS = ("round", "accuracy", "loss", "upload_bytes", "key_bits_used")
 PACKAGES = ("qunetlab", "qcodes", "pyvisa-py", "pyserial", "pyzmq", "numpy", "numba", "gmpy2", "torch")
 
 
@@ -57,7 +56,7 @@ def run_demo(
     seed: int,
     source: str,
     dashboard: Tell | None = None,
-) -> dict[str, Any]:
+) -> DemoReport:
     """Run it, and leave the report in ``out``; returns what ``report.json`` says.
 
     ``dashboard`` is told of a dashboard that serves as long as the ring runs; without it there is none.
@@ -84,8 +83,7 @@ def run_demo(
     out.mkdir(parents=True, exist_ok=True)
     about = f"{task} on {testbed.name}, {counted(rounds, 'round')}"
     with on_record(out, "demo", about) as ending:
-        report = _demonstrated(out, source, config, learning, data, dashboard)
-        report["wall_s"] = time.monotonic() - started
+        report = _demonstrated(out, source, config, learning, data, dashboard, started)
         write_report(report, out)
         if not healthy(report):
             ending.failed("the report says what was not well")
@@ -99,7 +97,8 @@ def _demonstrated(
     learning: Task,
     data: Path | None,
     dashboard: Tell | None,
-) -> dict[str, Any]:
+    started: float,
+) -> DemoReport:
     """What the report says of a run from its first process to its last, and of the reference."""
     from fl.rounds.aggregation import aggregation_for
 
@@ -122,9 +121,7 @@ def _demonstrated(
                 display.update(force=True)
                 run.stop()
         progress.phase = "reference training without masking"
-        report = build_report(run, learning, config, demand)
-        report["verdict"] = msgspec.to_builtins(Said.of(said))
-    return report
+        return build_report(run, learning, config, demand, Said.of(said), started)
 
 
 def follow(run: Run, progress: RunProgress, display: Display) -> None:
@@ -146,8 +143,10 @@ def follow(run: Run, progress: RunProgress, display: Display) -> None:
         raise ChildError(f"training ended early: {shown(run.finished.reason)}")
 
 
-def build_report(run: Run, learning: Task, config: FLConfig, demand_bits: int) -> dict[str, Any]:
-    """Everything that ``report.json`` says."""
+def build_report(
+    run: Run, learning: Task, config: FLConfig, demand_bits: int, said: Said, started: float
+) -> DemoReport:
+    """Everything that ``report.json`` says; ``started`` on the monotonic clock."""
     from fl.experiments.notes import consent_notes, notes_for
     from fl.experiments.reference import train_reference
     from fl.rounds.config import listed
@@ -169,9 +168,9 @@ def build_report(run: Run, learning: Task, config: FLConfig, demand_bits: int) -
         "seed": config.seed,
         "epsilon": {"sec": testbed.protocol.eps_sec, "cor": testbed.protocol.eps_cor},
         "pairs": [pair_row(run, pair) for pair in testbed.pairs()],
-        "ring": msgspec.to_builtins(ring_run([run.state], testbed)),
-        "rounds": [{name: getattr(record, name) for name in ROUND_COLUMNS} for record in run.rounds],
-        "aborted_rounds": msgspec.to_builtins(run.aborted_rounds),
+        "ring": ring_run([run.state], testbed),
+        "rounds": [_round_row(record) for record in run.rounds],
+        "aborted_rounds": run.aborted_rounds,
         "warnings": [*clip_warnings(clippings, config.clip, config.levels), *event_warnings(run)],
         "aggregation": {
             "mode": config.mode,
@@ -187,6 +186,18 @@ def build_report(run: Run, learning: Task, config: FLConfig, demand_bits: int) -
         "key_demand_bits_per_pair": demand_bits,
         "instruments": {"safe": run.unsafe == [], "unsafe": run.unsafe, "states": run.instrument_states},
         "versions": versions(PACKAGES),
+        "verdict": said,
+        "wall_s": time.monotonic() - started,
+    }
+
+
+def _round_row(record: RoundRecord) -> DemoRound:
+    return {
+        "round": record.round,
+        "accuracy": record.accuracy,
+        "loss": record.loss,
+        "upload_bytes": record.upload_bytes,
+        "key_bits_used": record.key_bits_used,
     }
 
 
@@ -205,7 +216,7 @@ def event_warnings(run: Run) -> list[str]:
     return alarms + [f"{Unknown(kind).told_by(role)}: came {n}x" for (role, kind), n in run.unknown.items()]
 
 
-def pair_epsilon(run: Run, pair: Pair) -> dict[str, float]:
+def pair_epsilon(run: Run, pair: Pair) -> EpsilonSum:
     """What may have gone wrong with a pair: each end booked the tags that it checked, both the same blocks."""
     ends = [end for names in (pair, pair[::-1]) if (end := run.epsilons.get(names)) is not None]
     sec, cor = max((end.sec for end in ends), default=0.0), max((end.cor for end in ends), default=0.0)
@@ -213,7 +224,7 @@ def pair_epsilon(run: Run, pair: Pair) -> dict[str, float]:
     return {"sec": sec, "cor": cor, "auth": auth, "total": sec + cor + auth}
 
 
-def pair_row(run: Run, pair: Pair) -> dict[str, Any]:
+def pair_row(run: Run, pair: Pair) -> DemoPair:
     """Totals of one pair; QBER and f are weighted by sifted bits."""
     from orchestrator.protocols.block_planning import plan_for
 
@@ -264,7 +275,7 @@ def self_check(run: Run, config: FLConfig) -> bool:
     return len(checks) == config.rounds and all(check.exact for check in checks)
 
 
-def healthy(report: dict[str, Any]) -> bool:
+def healthy(report: DemoReport) -> bool:
     """All pairs keyed, the sum exact, every instrument safe."""
     return (
         report["aggregation"]["exact"] is True
@@ -273,20 +284,20 @@ def healthy(report: dict[str, Any]) -> bool:
     )
 
 
-def write_report(report: dict[str, Any], out: Path) -> None:
+def write_report(report: DemoReport, out: Path) -> None:
     """``report.json`` and ``report.html`` in ``out``."""
-    replace_file(out / "report.json", json.dumps(report, indent=1).encode())
+    replace_file(out / "report.json", msgspec.json.format(msgspec.json.encode(report), indent=1))
     replace_file(out / "report.html", render_report(report).encode())
 
 
-def summary(report: dict[str, Any], out: Path) -> str:
+def summary(report: DemoReport, out: Path) -> str:
     """The run in a few lines."""
     rates = [row["secret_bits_per_ring_second"] for row in report["pairs"]]
     last, reference = report["rounds"][-1], report["reference"][-1]
     return "\n".join(
         [
             *report["warnings"],
-            shown(f"ring at the end of training: {report['verdict']['line']}"),
+            shown(f"ring at the end of training: {report['verdict'].line}"),
             f"{len(rates)} pairs keyed on simulated instruments: {min(rates) / 1e3:.1f} to "
             f"{max(rates) / 1e3:.1f} kbit per second of light",
             f"accuracy {100 * last['accuracy']:.2f} % after {last['round']} rounds; "

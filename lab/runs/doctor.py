@@ -26,15 +26,10 @@ from typing import Literal
 
 import msgspec
 
+from lab.runs.extras import EXTRAS, how_to_install
+
 Verdict = Literal["good", "warning", "fault"]
 LEAST_PYTHON = (3, 11)
-EXTRAS = {
-    "learning": ("torch", "pennylane", "qiskit", "sklearn"),
-    "flower": ("flwr",),
-    "usb": ("usb",),
-}
-"""What tells that an extra of the package is there."""
-INSTALL = "in the folder of qunetlab's source, pip install '.[{}]'"
 NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
 """Of a distribution, as a requirement begins with it (PEP 508)."""
 SYNCS = 8
@@ -146,7 +141,7 @@ def extras(found: Callable[[str], object | None] = importlib.util.find_spec) -> 
         missing = [name for name in modules if found(name) is None]
         if missing:
             text = f"not installed ({', '.join(missing)} missing)"
-            yield Row(f"extra {extra}", "good", text, f"where it is wanted: {INSTALL.format(extra)}")
+            yield Row(f"extra {extra}", "good", text, f"where it is wanted: {how_to_install(extra)}")
         else:
             yield Row(f"extra {extra}", "good", "installed")
 
@@ -244,12 +239,12 @@ def usb(library: Callable[[], str | None] | None = None) -> Iterator[Row]:
             "USB",
             "good",
             "PyUSB is not installed",
-            f"for VISA addresses USB::...: {INSTALL.format('usb')}",
+            f"for VISA addresses USB::...: {how_to_install('usb')}",
         )
         return
     name = library() if library else ctypes.util.find_library("usb-1.0")
     if name is None and importlib.util.find_spec("libusb_package") is None:
-        yield Row("USB", "warning", "there is no libusb", f"install libusb-1.0, or {INSTALL.format('usb')}")
+        yield Row("USB", "warning", "there is no libusb", f"install libusb-1.0, or {how_to_install('usb')}")
     else:
         yield Row("USB", "good", f"PyUSB with {name or 'libusb-package'}")
 

@@ -9,7 +9,7 @@ import queue
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from lab.runs.shown import echo, shown
 from lab.runs.supervising.supervised import STALL_TIMEOUT_S, Run
@@ -183,7 +183,34 @@ def light_progress() -> Callable[[str, ProcessEvent], None]:
     return show
 
 
-def block_row(run: Run, pair: tuple[str, str], block: BlockReport) -> dict[str, Any]:
+class BlockRow(TypedDict):
+    """A block beside its plan; rates are per second of light (``ring``) or of the clock on the wall.  QBER, f and phase error are None
+    where a block ended before they were known."""
+
+    light: str | None
+    monitoring: str | None
+    stored: bool
+    reason: str
+    pulses: int
+    lost_frames: int
+    p_x: float
+    mu_a: float
+    mu_b: float
+    sifted_bits: int
+    qber: float | None
+    planned_qber: float
+    f_ec: float | None
+    phase_error_upper: float | None
+    secret_bits: int
+    predicted_bits: float
+    planned_bits: float
+    sifted_bits_per_ring_second: float
+    secret_bits_per_ring_second: float
+    secret_bits_per_wall_second: float
+    pulses_per_wall_second: float
+
+
+def block_row(run: Run, pair: tuple[str, str], block: BlockReport) -> BlockRow:
     """What became of one block, beside what was planned; never bits."""
     from orchestrator.protocols.block_planning import plan_for
 

@@ -28,6 +28,7 @@ from lab.calibration.finding import Curve, Measured
 from lab.calibration.finding import Finding as CalibrationFinding
 from lab.calibration.steps import Step
 from lab.runs.audit.findings import Audit, Check, Finding
+from lab.runs.following.document import Said
 
 PAIR = ("alice", "carol")
 AUDITED = Audit(
@@ -52,7 +53,7 @@ AUDITED = Audit(
 )
 
 
-def demo_report(users: tuple[str, ...], **more: Any) -> dict[str, Any]:
+def demo_report(users: tuple[str, ...], **more: Any) -> Any:
     """What ``report.json`` says of a demo with these users."""
     pairs = [(one, other) for index, one in enumerate(users) for other in users[index + 1 :]]
     row = {
@@ -65,6 +66,7 @@ def demo_report(users: tuple[str, ...], **more: Any) -> dict[str, Any]:
     config = FLConfig("r", "digits", users)
     return {
         "testbed": {"name": "ring", "description": "a ring"},
+        "ring": None,
         "task": "digits",
         "seed": 1,
         "epsilon": {"sec": 1e-10, "cor": 1e-15},
@@ -77,13 +79,7 @@ def demo_report(users: tuple[str, ...], **more: Any) -> dict[str, Any]:
         "key_demand_bits_per_pair": 3,
         "instruments": {"safe": True, "unsafe": [], "states": {}},
         "versions": {"qunetlab": "0"},
-        "verdict": {
-            "state": "idle",
-            "age_s": 2.0,
-            "text": "",
-            "exit_code": 0,
-            "line": "IDLE 2 s: all is <well>",
-        },
+        "verdict": Said("idle", 2.0, "", 0, "IDLE 2 s: all is <well>"),
         "wall_s": 1.0,
         **more,
     }

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
+import msgspec
+
 from lab.runs.attacks.places import NONE, SIMULATOR, UP
 from lab.runs.testbeds.machine import Machine
 from orchestrator.events.status import ORCHESTRATOR
@@ -107,22 +109,27 @@ def _put_right(machine: Machine, since: float) -> Iterator[str]:
         yield f"pairs that were suspended stay so ({error}): `qunetlab queue resume --pair PAIR`"
 
 
+class AttackRow(msgspec.Struct, frozen=True):
+    """An attack in words and numbers: what it does, what is promised of it, and what its ``strength`` is, in ``unit``."""
+
+    name: str
+    title: str
+    does: str
+    promise: str
+    strength: str
+    unit: str
+    usual: float
+    least: float
+    most: float
+    source: str
+    role: str
+
+
 def rows() -> list[dict[str, Any]]:
     """Every attack in words and numbers, as commands and pages show it."""
-    shown = (
-        "name",
-        "title",
-        "does",
-        "promise",
-        "strength",
-        "unit",
-        "usual",
-        "least",
-        "most",
-        "source",
-        "role",
-    )
-    return [{key: getattr(attack, key) for key in shown} for attack in ATTACKS]
+    return [
+        msgspec.to_builtins(msgspec.convert(attack, AttackRow, from_attributes=True)) for attack in ATTACKS
+    ]
 
 
 def who() -> str:

@@ -7,19 +7,16 @@ from typing import Any
 from markupsafe import Markup
 
 from fl.experiments.ring_run import BlockFigures, RingRun
+from lab.runs.demo_told import DemoPair, DemoReport, DemoRound
 from lab.runs.pages.page import Table, render
 from lab.runs.pages.ring_plots import KEY_RATE, error_of, rate_of, ring_plots
 from lab.runs.pages.style import GROUND, TEXT, by_round, plot, series
-from orchestrator.decoding import from_plain
 from orchestrator.events.status import pair_name
 
-Report = dict[str, Any]
 
-
-def render_report(report: Report) -> str:
+def render_report(report: DemoReport) -> str:
     """The whole page as HTML text."""
-    told = report.get("ring")
-    ring = None if told is None else from_plain(told, RingRun)
+    ring = report["ring"]
     return render(
         "demo.html",
         warnings=report["warnings"],
@@ -32,7 +29,7 @@ def render_report(report: Report) -> str:
     )
 
 
-def _pair_table(pairs: list[Report]) -> Table:
+def _pair_table(pairs: list[DemoPair]) -> Table:
     head = [
         "pair",
         "loss, dB",
@@ -71,7 +68,7 @@ def _pair_table(pairs: list[Report]) -> Table:
     return Table(head, rows)
 
 
-def _round_table(rounds: list[Report]) -> Table:
+def _round_table(rounds: list[DemoRound]) -> Table:
     head = ["round", "accuracy, %", "upload of all clients, bytes", "key used, bits"]
     return Table(
         head,
@@ -87,7 +84,7 @@ def _round_table(rounds: list[Report]) -> Table:
     )
 
 
-def _pair_plots(report: Report, ring: RingRun | None) -> list[Markup]:
+def _pair_plots(report: DemoReport, ring: RingRun | None) -> list[Markup]:
     """What each pair got beside what was planned, with one standard deviation."""
     rows = report["pairs"]
     names = [pair_name(row["pair"]) for row in rows]
@@ -124,19 +121,20 @@ def _upright(axes: Any) -> None:
     axes.margins(y=0.12)
 
 
-def _stock_plot(report: Report) -> Markup:
-    names = [pair_name(row["pair"]) for row in report["pairs"]]
+def _stock_plot(report: DemoReport) -> Markup:
+    rows = report["pairs"]
+    names = [pair_name(row["pair"]) for row in rows]
     parts = {
-        "consumed_bits": "used as pads",
-        "authentication_bits": "authentication",
-        "stored_bits": "in stock",
-        "burnt_bits": "burnt",
+        "used as pads": [row["consumed_bits"] for row in rows],
+        "authentication": [row["authentication_bits"] for row in rows],
+        "in stock": [row["stored_bits"] for row in rows],
+        "burnt": [row["burnt_bits"] for row in rows],
     }
 
     def draw(axes: Any) -> None:
         bottom = [0.0] * len(names)
-        for number, (key, label) in enumerate(parts.items()):
-            values = [row[key] / 1e3 for row in report["pairs"]]
+        for number, (label, bits) in enumerate(parts.items()):
+            values = [each / 1e3 for each in bits]
             if any(values):
                 look = series(number)
                 axes.bar(names, values, bottom=bottom, label=label, color=look.color, edgecolor=str(GROUND))
@@ -146,18 +144,18 @@ def _stock_plot(report: Report) -> Markup:
     return plot("What became of the key of each pair", "", "key, kbit", draw)
 
 
-def _accuracy_plot(report: Report) -> Markup:
+def _accuracy_plot(report: DemoReport) -> Markup:
     lines = {
-        "masked with one-time pads": report["rounds"],
-        "the same without masking, float32": report.get("reference") or [],
+        "masked with one-time pads": [(row["round"], row["accuracy"]) for row in report["rounds"]],
+        "the same without masking, float32": [(row["round"], row["accuracy"]) for row in report["reference"]],
     }
 
     def draw(axes: Any) -> None:
         for number, (label, rows) in enumerate(lines.items()):
             if rows:
                 look = series(number)
-                rounds = [row["round"] for row in rows]
-                accuracies = [100 * row["accuracy"] for row in rows]
+                rounds = [number for number, _ in rows]
+                accuracies = [100 * accuracy for _, accuracy in rows]
                 axes.plot(
                     rounds,
                     accuracies,

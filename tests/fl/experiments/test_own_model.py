@@ -7,12 +7,14 @@ import pickle
 from pathlib import Path
 
 import pytest
+from published_schema import hold_against_schema
 from typer.testing import CliRunner
 
 from fl.experiments.own_model import OwnModel, OwnModelError, read_model, round_cost
 from fl.rounds.config import ConfigError
-from lab.cli.keycost import as_text, cost_report
+from lab.cli.keycost import as_text
 from lab.cli.main import app
+from lab.runs.key_cost import key_cost
 
 FOUR = ("alice", "bob", "carol", "dave")
 LAYERS = {
@@ -55,12 +57,12 @@ def test_a_round_costs_what_its_aggregation_says(model: Path) -> None:
 
 
 def test_seconds_of_ring_follow_from_the_planned_rates(model: Path) -> None:
-    report = cost_report(model, None, 10, "otp", None, "simulated-four-node")
-    pairs = report["forecast"]["pairs"]
+    cost = key_cost(model, None, 10, "otp", None, "simulated-four-node")
+    pairs = cost.forecast.pairs
     assert len(pairs) == 6
-    assert report["ring_s_per_round"] == pytest.approx(sum(6500 / each["rate_bps"] for each in pairs))
-    assert report["forecast"]["ring_s"] == pytest.approx(10 * report["ring_s_per_round"])
-    text = as_text(report)
+    assert cost.ring_s_per_round == pytest.approx(sum(6500 / each.rate_bps for each in pairs))
+    assert cost.forecast.ring_s == pytest.approx(10 * cost.ring_s_per_round)
+    text = as_text(cost)
     assert "6.5 kbit per pair and round, 39 kbit over 6 pairs; 390 kbit in 10 rounds" in text
     assert "64 stay with each client" in text
 
@@ -128,5 +130,6 @@ def test_what_cannot_be_trained_is_told(tmp_path: Path) -> None:
 def test_the_command_takes_a_testbed_and_answers_in_json(model: Path) -> None:
     told = CliRunner().invoke(app, ["keycost", str(model), "--clients", "3", "--rounds", "2", "--json"])
     assert told.exit_code == 0, told.output
-    report = json.loads(told.stdout)
-    assert (report["clients"], report["forecast"]["n_pairs"], report["forecast"]["rounds"]) == (3, 3, 2)
+    hold_against_schema(["keycost"], told.stdout)
+    cost = json.loads(told.stdout)
+    assert (cost["clients"], cost["forecast"]["n_pairs"], cost["forecast"]["rounds"]) == (3, 3, 2)

@@ -38,7 +38,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("pages")
     results = training_results(ring=RING)
     texts = {
-        "demo": render_report(demo_report(("alice", "bob", "carol"), ring=msgspec.to_builtins(RING))),
+        "demo": render_report(demo_report(("alice", "bob", "carol"), ring=RING)),
         "training": render_run(results),
         "audit": render_audit(AUDITED, "2026-03-01T12:00:00Z"),
         "comparison": render_comparison({"one": results, "another": results}),
