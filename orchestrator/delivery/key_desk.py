@@ -55,6 +55,8 @@ class DeliveryStatus:
     max_key_size: int
     min_key_size: int
     max_sae_id_count: int = 0
+    path: tuple[str, ...] = ()
+    """Nodes that would relay the key, and know it; empty for a key that two ends alone hold."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,8 @@ class DeliveredKey:
     key_id: str
     """UUID, lower case with hyphens."""
     key: SecretBits
+    path: tuple[str, ...] = ()
+    """Nodes that relayed the key, and know it; empty for a key that two ends alone hold."""
 
 
 class KeyDesk(Protocol):

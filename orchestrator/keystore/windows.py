@@ -58,7 +58,8 @@ class LeasedKey:
 
 @dataclass(frozen=True)
 class Use:
-    """Keys of one application, for the books: on which side (``master`` or ``slave``) and on which UTC day."""
+    """Keys of one application, for the books: on which side (``master``, ``slave``, or ``relay`` where they were only
+    passed on) and on which UTC day."""
 
     sae: str
     side: str
@@ -140,11 +141,20 @@ class Windows:
 
         Raises WindowGoneError where no window holds them.
         """
-        wanted = Range(start, TAG_KEY_BITS)
+        return self.look(peer, lane, Range(start, TAG_KEY_BITS))
+
+    def look(self, peer: str, lane: Lane, wanted: Range) -> SecretBits:
+        """A copy of bits that a window holds.  Raises WindowGoneError where none does."""
         with self._core.lock:
             if not covers(wanted, self.granted(peer, lane)):
-                raise WindowGoneError(f"no window of lane {lane} with {peer} holds bits at {start}")
+                raise WindowGoneError(f"no window of lane {lane} with {peer} holds bits at {wanted.start}")
             return self._core.pieces.peek(peer, lane, wanted)
+
+    def look_at_waiting(self, peer: str, lane: Lane, key: LeasedKey) -> SecretBits | None:
+        """A copy of a key that waits here; None if it does not."""
+        with self._core.lock:
+            waits = self._waiting(peer, lane, key) is not None
+            return self._core.pieces.peek(peer, lane, key.place) if waits else None
 
     def deliver(
         self,
@@ -260,6 +270,11 @@ class Windows:
         if row is not None:
             self._core.db.write("DELETE FROM reservations WHERE id = ?", row)
             self._core.burn(peer, lane, key.place)
+
+    def wait(self, peer: str, keys: Sequence[LeasedKey]) -> bool:
+        """Whether all of these keys of the peer's lane wait here."""
+        lane = self.peers_lane(peer)
+        return all(self._waiting(peer, lane, key) is not None for key in keys)
 
     def _waiting(self, peer: str, lane: Lane, key: LeasedKey) -> int | None:
         rows = self._core.db.query(

@@ -16,6 +16,8 @@ from orchestrator.delivery.applications.announcing import TOPIC_PREFIX
 from orchestrator.delivery.applications.giving import KeyGiver
 from orchestrator.delivery.applications.keeping import KeyKeeper
 from orchestrator.delivery.applications.office import KeyOffice
+from orchestrator.delivery.applications.relaying import KeyRelay
+from orchestrator.delivery.applications.routes import Ways
 from orchestrator.events.delivery import DeliveryEvent, KeysRefused
 from orchestrator.hub.agent import Agent
 from orchestrator.keystore.lanes import Lane, SplitRule
@@ -54,7 +56,8 @@ class NodeApplications:
         rules = testbed.key_delivery
         self._rules, self._store, self._agent, self._tell = rules, store, agent, tell
         self._name = name
-        users = {entry.user for entry in testbed.sae.values()}
+        served = {entry.user for entry in testbed.sae.values()}
+        users = set(testbed.user_names()) if rules.relay and served else served
         self.peers = tuple(
             user for user in testbed.user_names() if name in users and user in users and user != name
         )
@@ -70,15 +73,32 @@ class NodeApplications:
             )
             for peer in self.peers
         }
+        relay = KeyRelay(
+            store,
+            self._givers,
+            user_of=lambda sae: testbed.sae[sae].user if sae in testbed.sae else None,
+            present=self._present,
+            today=today,
+            key_waits_s=rules.key_waits_s,
+        )
         self.keeper = KeyKeeper(
             store,
             lambda sae: self.office.serves(sae),
             today=today,
             most_per_sae=rules.max_waiting_keys,
             key_waits_s=rules.key_waits_s,
+            relay=relay if rules.relay else None,
         )
         self.office = KeyOffice(
-            name, rules, testbed.sae, store, self._givers, self.keeper, today=today, tell=self._happened
+            name,
+            rules,
+            testbed.sae,
+            store,
+            self._givers,
+            self.keeper,
+            today=today,
+            tell=self._happened,
+            ways=Ways(name, self._givers, self._present) if rules.relay else None,
         )
 
     def start(self, on_change: Callable[[], None]) -> None:
@@ -114,8 +134,11 @@ class NodeApplications:
         more = short * block[Lane.MASK] // block[Lane.OTP_AB] if block.get(Lane.OTP_AB) else 0
         return self._store.stock(peer)[Lane.MASK] + more
 
+    def _present(self, peer: str) -> bool:
+        return peer in self._agent.peers
+
     def _connect(self, peer: str) -> Channel | None:
-        if peer not in self._agent.peers:
+        if not self._present(peer):
             return None
         return self._agent.channel(peer, f"{TOPIC_PREFIX}{self._name}/{random_hex(12)}")
 

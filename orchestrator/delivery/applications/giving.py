@@ -4,64 +4,57 @@ One thread per peer.  Orders that arrive within :data:`GATHER_S`, and while a ba
 batch: one tag, one commit at each end.  An order is answered once the peer said that it holds the keys, and after the
 commit that lets them leave here.  An order whose application gave up leaves its keys for the next that asks for the
 same; nothing is burnt because a message was lost: the same bytes are said again until the peer answers, or until a
-start of either end has burnt the window.
+start of either end has burnt the window.  A key that goes further than the peer waits here until the peer says that it
+has arrived.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from orchestrator import runtime
 from orchestrator.delivery.applications.announcing import (
+    CARRIED_BITS,
+    MOST_KEYS,
     Announce,
-    Answer,
     Batch,
     Kept,
     KeyNote,
-    NotNow,
+    Linked,
+    Links,
+    Said,
     bound,
     places,
 )
+from orchestrator.delivery.applications.aside import WHERE_S, KeysAside
 from orchestrator.delivery.applications.opening import WindowOpener
 from orchestrator.delivery.applications.orders import (
     Order,
     not_kept,
     too_little_key,
     uuid_bytes,
-    uuid_text,
 )
+from orchestrator.delivery.applications.talking import PAUSE_S, Connect, Talk, nothing
 from orchestrator.delivery.key_desk import DeliveredKey, KeysUnavailableError
-from orchestrator.keystore.errors import AgreementError, KeyStoreError, LaneShortError, TamperedError
+from orchestrator.keystore.errors import AgreementError, KeyStoreError, LaneShortError
 from orchestrator.keystore.lanes import Range
 from orchestrator.keystore.store import KeyStore
-from orchestrator.keystore.windows import (
-    LeasedKey,
-    Use,
-    WindowGoneError,
-)
+from orchestrator.keystore.windows import WindowGoneError
 from orchestrator.one_time_tags import TAG_KEY_BITS, one_time_tag
 from orchestrator.randomness import RandomBytes, random_bytes
-from orchestrator.wire.channel import Channel, ChannelError, ChannelTimeoutError
-from orchestrator.wire.codec import WireError, decode, encode
+from orchestrator.secret import SecretBits
+from orchestrator.wire.channel import ChannelError
+from orchestrator.wire.codec import WireError, encode
 
 logger = logging.getLogger(__name__)
 
 GATHER_S = 0.02
 """How long the first order of a batch waits for others at most."""
-REPEAT_S = 0.5
-"""After this long without an answer the same bytes are said again."""
 POLL_S = 0.25
-PAUSE_S = 0.1
-"""After a failure of the channel, or while the stores are being compared."""
 ORDER_PATIENCE_S = 5.0
 WINDOWS_AT_A_TIME = 64
-MOST_KEYS = 1024
-
-Connect = Callable[[], Channel | None]
-"""A fresh channel to the peer's keeping end; None while the peer is not there."""
 
 
 @dataclass
@@ -73,10 +66,11 @@ class _Sent:
     orders: list[Order]
 
 
-@dataclass(frozen=True)
-class _Spare:
-    key: LeasedKey
-    expires_s: float
+@dataclass
+class _Question:
+    """Towards whom could the peer relay keys?"""
+
+    future: runtime.Future[dict[str, int]]
 
 
 class KeyGiver:
@@ -96,16 +90,15 @@ class KeyGiver:
         self.peer = peer
         self._store = store
         self._lane = store.windows.own_lane(peer)
-        self._connect = connect
         self._today = today
-        self._key_waits_s = key_waits_s
         self._random_bytes = randomness
-        self._new: runtime.Queue[Order | None] = runtime.queue()
+        self._new: runtime.Queue[Order | _Question | None] = runtime.queue()
         self._orders: list[Order] = []
+        self._questions: list[_Question] = []
         self._sent: _Sent | None = None
-        self._channel: Channel | None = None
-        self._spares: OrderedDict[bytes, tuple[tuple[str, str, int], _Spare]] = OrderedDict()
+        self._aside = KeysAside(store, peer, today=today, key_waits_s=key_waits_s)
         self._stop = runtime.event()
+        self._talk = Talk(store, peer, connect, self._stop)
         self._thread: runtime.Thread | None = None
         self._windows = WindowOpener(store, peer)
         self.batches = 0
@@ -120,19 +113,48 @@ class KeyGiver:
         if self._thread is not None:
             self._thread.join(timeout=10)
         while not self._new.empty():
-            order = self._new.get_nowait()
-            if order is not None:
-                self._orders.append(order)
+            self._take_in(self._new.get_nowait())
+        self._answer_questions({})
         self._fail_all("this node is stopping")
 
     def order(
-        self, master: str, slave: str, number: int, n_bits: int, patience_s: float = ORDER_PATIENCE_S
+        self,
+        master: str,
+        slave: str,
+        number: int,
+        n_bits: int,
+        patience_s: float = ORDER_PATIENCE_S,
+        *,
+        path: tuple[str, ...] = (),
+        relayed: Mapping[bytes, SecretBits] | None = None,
     ) -> runtime.Future[list[DeliveredKey]]:
-        """``number`` keys of ``n_bits`` each that ``master`` will share with ``slave``, an application of the peer."""
-        now = runtime.now()
-        order = Order(master, slave, number, n_bits, runtime.future(), now, now + patience_s)
+        """``number`` keys of ``n_bits`` each that ``master`` will share with ``slave``, an application of the peer.
+
+        With a ``path``, the application is one at its end.  ``relayed``: the keys, by id, that a node of the path hands
+        on; the future then holds this hop's keys, with which they were carried.
+        """
+        now, plain = runtime.now(), dict(relayed or {})
+        order = Order(
+            master,
+            slave,
+            number,
+            n_bits,
+            runtime.future(),
+            now,
+            now + patience_s,
+            path,
+            onward=self.peer in path,
+            key_ids=list(plain),
+            plain=list(plain.values()),
+        )
         self._new.put(order)
         return order.future
+
+    def links(self) -> runtime.Future[dict[str, int]]:
+        """Free bits towards every node to which the peer could relay; empty where it does not, or is not there."""
+        question = _Question(runtime.future())
+        self._new.put(question)
+        return question.future
 
     @property
     def windows_opened(self) -> int:
@@ -149,7 +171,7 @@ class KeyGiver:
         while not self._stop.is_set():
             self._gather()
             self._expire()
-            if not self._orders and self._sent is None:
+            if not self._busy():
                 continue
             try:
                 self._serve()
@@ -157,7 +179,8 @@ class KeyGiver:
                 self._window_gone(error)
             except (ChannelError, AgreementError, WireError) as error:
                 logger.info("key delivery with %s: %s", self.peer, error)
-                self._channel = None
+                self._answer_questions({})
+                self._talk.drop()
                 self._stop.wait(PAUSE_S)
             except KeyStoreError as error:
                 logger.warning("key delivery with %s: %s", self.peer, error)
@@ -166,33 +189,43 @@ class KeyGiver:
             except Exception:
                 logger.exception("key delivery with %s failed", self.peer)
                 self._fail_all("the node failed; see its log")
-                self._channel = None
+                self._talk.drop()
                 self._stop.wait(PAUSE_S)
+
+    def _busy(self) -> bool:
+        return bool(self._orders or self._sent or self._questions or self._aside.travelling())
+
+    def _take_in(self, item: Order | _Question | None) -> None:
+        if isinstance(item, Order):
+            self._orders.append(item)
+        elif item is not None:
+            self._questions.append(item)
 
     def _gather(self) -> None:
         """Take in orders: at once what is there, and for a short while what follows the first."""
-        deadline = runtime.now() + (POLL_S if not self._orders and self._sent is None else 0.0)
+        patience_s = 0.0 if self._orders or self._sent or self._questions else POLL_S
+        deadline = runtime.now() + (min(patience_s, WHERE_S) if self._aside.travelling() else patience_s)
         while True:
             if self._orders and self._sent is None:
                 deadline = min(deadline, self._orders[0].came_s + GATHER_S)
                 if sum(order.number for order in self._orders) >= MOST_KEYS:
                     return
             try:
-                order = self._new.get(timeout=max(0.0, deadline - runtime.now()))
+                item = self._new.get(timeout=max(0.0, deadline - runtime.now()))
             except runtime.Empty:
                 return
-            if order is None:
-                return
             first = not self._orders and self._sent is None
-            self._orders.append(order)
+            self._take_in(item)
+            if not isinstance(item, Order):
+                return
             if first:
-                deadline = order.came_s + GATHER_S
+                deadline = item.came_s + GATHER_S
 
     def _expire(self) -> None:
         """Late orders fail; the keys of one in a batch that nobody answers stay for the next of its kind."""
         now = runtime.now()
         sent = self._sent.orders if self._sent is not None else []
-        for order in [*self._orders, *sent]:
+        for order in [*self._orders, *sent, *self._aside.travelling()]:
             if order.expires_s <= now:
                 order.fail(
                     KeysUnavailableError(
@@ -200,38 +233,41 @@ class KeyGiver:
                     )
                 )
         self._orders = [order for order in self._orders if not order.future.done()]
-        late = [key_id for key_id, (_, spare) in self._spares.items() if spare.expires_s <= now]
-        if late:
-            with self._store.windows.group():
-                for key_id in late:
-                    self._store.windows.forget(self.peer, self._lane, self._spares[key_id][1].key)
-            for key_id in late:
-                del self._spares[key_id]
+        self._aside.burn_late(now)
 
     def _serve(self) -> None:
+        if self._questions:
+            linked = self._talk.ask(encode(Links()), lambda said: isinstance(said, Linked), nothing, tries=2)
+            self._answer_questions(linked.bits if isinstance(linked, Linked) else {})
+        self._aside.ask_where(self._talk)
         if self._sent is None:
-            self._give_spares()
+            self._orders = self._aside.serve(self._orders)
             if not self._orders:
                 return
             if not self._store.letters(self.peer).settled_with:
-                self._stop.wait(
-                    PAUSE_S
-                )  # the two stores have not been compared in this life of the processes
+                self._stop.wait(PAUSE_S)  # the stores have not been compared in this life of the processes
                 return
             self._sent = self._next_batch()
         if self._sent is not None:
             self._settle(self._sent)
+
+    def _answer_questions(self, bits: dict[str, int]) -> None:
+        questions, self._questions = self._questions, []
+        for question in questions:
+            if question.future.set_running_or_notify_cancel():
+                question.future.set_result(dict(bits))
 
     # -- a batch -----------------------------------------------------------------------------------
 
     def _next_batch(self) -> _Sent | None:
         """The keys of as many orders as there are bits for; the others fail at once."""
         chosen: list[Order] = []
-        sizes = [TAG_KEY_BITS]
+        sizes, carried = [TAG_KEY_BITS], 0
         free = self.free_bits()
         for order in list(self._orders):
             wanted = [order.n_bits] * order.number
-            if len(sizes) - 1 + len(wanted) > MOST_KEYS:
+            carried += sum(wanted) if order.relays else 0
+            if len(sizes) - 1 + len(wanted) > MOST_KEYS or (carried > CARRIED_BITS and chosen):
                 break
             missing = sum(sizes) + sum(wanted) - free
             if missing > 0:
@@ -256,92 +292,81 @@ class KeyGiver:
         if found is None:
             return None
         tag_place, *key_places = found
+        places_left, notes = iter(key_places), []
         for order in chosen:
-            order.key_ids = [uuid_bytes(self._random_bytes) for _ in range(order.number)]
-        keys = tuple(
-            KeyNote(key_id, place.start, place.n_bits, order.master, order.slave)
-            for (order, key_id), place in zip(
-                ((order, key_id) for order in chosen for key_id in order.key_ids), key_places, strict=True
-            )
-        )
-        batch = Batch(tag_place.start, keys)
+            order.key_ids = order.key_ids or [uuid_bytes(self._random_bytes) for _ in range(order.number)]
+            notes += [self._note(order, index, next(places_left)) for index in range(order.number)]
+        batch = Batch(tag_place.start, tuple(notes))
         body = encode(batch)
         key = self._store.windows.tag_key(self.peer, self._lane, batch.start)
         tag = one_time_tag(key, self._bound(body))
         key.wipe()
         for order in chosen:
             self._orders.remove(order)
+            for plain in order.plain:
+                plain.wipe()
         return _Sent(batch, encode(Announce(body, batch.start, tag)), chosen)
+
+    def _note(self, order: Order, index: int, place: Range) -> KeyNote:
+        carried = b""
+        if order.relays:
+            pad = self._store.windows.look(self.peer, self._lane, place)
+            carried = (pad.reveal() ^ order.plain[index].reveal()).tobytes()
+            pad.wipe()
+        key_id = order.key_ids[index]
+        return KeyNote(key_id, place.start, place.n_bits, order.master, order.slave, order.path, carried)
 
     def _bound(self, body: bytes) -> bytes:
         return bound("keys", self._store.generation(self.peer), self._store.owner, self.peer, body)
 
     def _settle(self, sent: _Sent) -> None:
         """Say the batch until the peer has answered, then let its keys leave."""
-        kept = self._hear_kept(sent)
-        why = {each.key_id: each.why for each in kept.unkept}
-        alive, spare, uses = [], set[bytes](), []
+        why = self._hear_unkept(sent)
+        alive: list[Order] = []
+        stay, burn = set[bytes](), set(why)
         for order in sent.orders:
             refused = next((why[key_id] for key_id in order.key_ids if key_id in why), None)
             if refused is not None:
                 order.fail(not_kept(self.peer, order.slave, refused))
-            elif order.claim():
+            if not order.onward and order.claim():
                 alive.append(order)
-                uses.append(
-                    Use(order.master, "master", self._today(), order.number, order.number * order.n_bits)
-                )
-                continue
-            spare.update(key_id for key_id in order.key_ids if key_id not in why)
-        leased = [note.leased() for note in sent.batch.keys]
+            elif order.relays and not order.onward:
+                burn.update(order.key_ids)
+            else:
+                stay.update(key_id for key_id in order.key_ids if key_id not in why)
+        leased = {note.key_id: note.leased() for note in sent.batch.keys}
+        uses = [order.use(self._today()) for order in alive]
         try:
             bits = self._store.windows.deliver(
-                self.peer, sent.batch.start, leased, uses, unwanted=why.keys(), spare=spare
+                self.peer, sent.batch.start, list(leased.values()), uses, unwanted=burn, spare=stay
             )
         except BaseException as error:
             unavailable = KeysUnavailableError(f"nothing was given away: {error}")
             for order in alive:
                 order.future.set_exception(unavailable)
-            sent.orders = [order for order in sent.orders if order not in alive]
             raise
         self._sent = None
         self.batches += 1
-        expires_s = runtime.now() + self._key_waits_s
-        for note in sent.batch.keys:
-            if note.key_id in spare:
-                kind = note.master, note.slave, note.n_bits
-                self._spares[note.key_id] = kind, _Spare(note.leased(), expires_s)
+        for order in sent.orders:
+            keys = {key_id: leased[key_id] for key_id in order.key_ids if key_id in stay}
+            if keys and order.onward:
+                self._aside.sent_on(order, keys)
+            else:
+                self._aside.put(order, keys)
         for order in alive:
-            order.future.set_result(
-                [DeliveredKey(uuid_text(key_id), bits[key_id]) for key_id in order.key_ids]
-            )
+            order.future.set_result(order.keys(bits))
 
-    def _hear_kept(self, sent: _Sent) -> Kept:
-        channel = self._connected()
-        auth = self._store.auth(self.peer)
-        while not self._stop.is_set():
-            channel.send(sent.said)
-            deadline = runtime.now() + REPEAT_S
-            while (left_s := deadline - runtime.now()) > 0:
-                try:
-                    answer: Answer | NotNow = decode(channel.recv(left_s), Answer | NotNow)
-                except ChannelTimeoutError:
-                    break
-                if isinstance(answer, NotNow):
-                    self._check_window(sent)
-                    self._stop.wait(PAUSE_S)
-                    break
-                data = bound(
-                    "kept", self._store.generation(self.peer), self.peer, self._store.owner, answer.body
-                )
-                if not auth.mac_fits(data, answer.mac):
-                    raise TamperedError(f"an answer of {self.peer} about keys carries a wrong MAC")
-                kept: Kept = decode(answer.body, Kept)
-                if kept.start == sent.batch.start:
-                    return kept
+    def _hear_unkept(self, sent: _Sent) -> dict[bytes, str]:
+        def meanwhile() -> None:
             self._gather()
             self._expire()
             self._check_window(sent)
-        raise ChannelTimeoutError("this node is stopping")
+
+        def fits(said: Said) -> bool:
+            return isinstance(said, Kept) and said.start == sent.batch.start
+
+        kept = self._talk.ask(sent.said, fits, meanwhile)
+        return {each.key_id: each.why for each in kept.unkept} if isinstance(kept, Kept) else {}
 
     def _check_window(self, sent: _Sent) -> None:
         """Raises WindowGoneError once a start of either end has burnt the window."""
@@ -355,28 +380,7 @@ class KeyGiver:
                 KeysUnavailableError(f"the node of {self.peer} started again; ask again", reason="peer")
             )
 
-    def _give_spares(self) -> None:
-        """Keys that an application gave up go to the next order of the same kind."""
-        for order in list(self._orders):
-            like = [key_id for key_id, (kind, _) in self._spares.items() if kind == order.kind]
-            if len(like) < order.number or not order.claim():
-                continue
-            self._orders.remove(order)
-            chosen = like[: order.number]
-            leased = [self._spares.pop(key_id)[1].key for key_id in chosen]
-            use = Use(order.master, "master", self._today(), order.number, order.number * order.n_bits)
-            try:
-                with self._store.windows.group():
-                    bits = self._store.windows.fetch(self.peer, self._lane, leased, use)
-            except KeyStoreError as error:
-                order.future.set_exception(KeysUnavailableError(f"the key store failed: {error}"))
-                raise
-            if bits is None:
-                order.future.set_exception(KeysUnavailableError("the keys set aside are gone; ask again"))
-                continue
-            order.future.set_result(
-                [DeliveredKey(uuid_text(key_id), key) for key_id, key in zip(chosen, bits, strict=True)]
-            )
+    # -- windows -----------------------------------------------------------------------------------
 
     def _granted(self, sizes: list[int]) -> list[Range] | None:
         """Where the bits lie, after as many new windows as it takes; None while the peer cannot be asked."""
@@ -386,21 +390,16 @@ class KeyGiver:
             if found is not None:
                 return found
             missing = sum(sizes) - (runs[-1].n_bits if runs else 0)
-            if not self._windows.open(self._connected(), max(missing, max(sizes))):
+            if not self._windows.open(self._talk.channel(), max(missing, max(sizes))):
                 self._stop.wait(PAUSE_S)
                 return None
         raise LaneShortError(self.peer, self._lane, max(sizes))
-
-    def _connected(self) -> Channel:
-        if self._channel is None:
-            self._channel = self._connect()
-        if self._channel is None:
-            raise ChannelTimeoutError(f"{self.peer} is not connected")
-        return self._channel
 
     def _fail_all(self, reason: str) -> None:
         orders, self._orders = self._orders, []
         if self._sent is not None and self._stop.is_set():
             orders += self._sent.orders
+        if self._stop.is_set():
+            orders += self._aside.travelling()
         for order in orders:
             order.fail(KeysUnavailableError(reason))

@@ -17,14 +17,21 @@ from orchestrator import runtime
 from orchestrator.delivery.applications.announcing import (
     Announce,
     Answer,
+    Arrived,
     Batch,
     Kept,
     KeyNote,
+    Linked,
+    Links,
     NotNow,
+    Said,
     Unkept,
+    Where,
+    Why,
     bound,
 )
 from orchestrator.delivery.applications.orders import uuid_text
+from orchestrator.delivery.applications.relaying import KeyRelay, uncarried
 from orchestrator.delivery.key_desk import (
     BadKeyRequestError,
     DeliveredKey,
@@ -59,6 +66,8 @@ class Waiting:
     master: str
     slave: str
     expires_s: float
+    path: tuple[str, ...] = ()
+    carried: bytes = b""
 
 
 class Shelf:
@@ -124,8 +133,10 @@ class KeyKeeper:
         today: Callable[[], int],
         most_per_sae: int = 4096,
         key_waits_s: float = 3600.0,
+        relay: KeyRelay | None = None,
     ) -> None:
-        """``serves(SAE)``: whether this node serves that application."""
+        """``serves(SAE)``: whether this node serves that application; without a ``relay``, no relayed key comes in."""
+        self._relay = relay
         self._store = store
         self._serves = serves
         self._today = today
@@ -206,19 +217,23 @@ class KeyKeeper:
                 continue
             fetch.future.set_result(
                 [
-                    DeliveredKey(uuid_text(waiting.key.key_id), key)
-                    for waiting, key in zip(fetch.keys, taken, strict=True)
+                    DeliveredKey(uuid_text(each.key.key_id), uncarried(key, each.carried), each.path)
+                    for each, key in zip(fetch.keys, taken, strict=True)
                 ]
             )
 
     def _take(self, keys: list[Waiting]) -> list[SecretBits] | None:
-        peer, slave = keys[0].peer, keys[0].slave
-        if any(key.peer != peer for key in keys):  # one master has one node
+        windows, found = self._store.windows, dict[bytes, SecretBits]()
+        by_peer = {key.peer: [each for each in keys if each.peer == key.peer] for key in keys}
+        if not all(windows.wait(peer, [each.key for each in those]) for peer, those in by_peer.items()):
             return None
-        n_bits = sum(key.key.place.n_bits for key in keys)
-        use = Use(slave, "slave", self._today(), len(keys), n_bits)
-        lane = self._store.windows.peers_lane(peer)
-        return self._store.windows.fetch(peer, lane, [key.key for key in keys], use)
+        for peer, those in by_peer.items():
+            n_bits = sum(each.key.place.n_bits for each in those)
+            use = Use(keys[0].slave, "slave", self._today(), len(those), n_bits)
+            leased = [each.key for each in those]
+            taken = windows.fetch(peer, windows.peers_lane(peer), leased, use) or []
+            found |= {key.key_id: bits for key, bits in zip(leased, taken, strict=True)}
+        return [found[key.key.key_id] for key in keys]
 
     # -- in, from the peers --------------------------------------------------------------------------
 
@@ -229,7 +244,7 @@ class KeyKeeper:
 
     def _listen(self, peer: str, channel: Channel) -> None:
         tagged = TaggedChannel(self._store, channel, peer)
-        wanted = Expect(plain=(Announce,), tagged=(Offer,))
+        wanted = Expect(plain=(Announce, Where, Links), tagged=(Offer,))
         while not self._stop.is_set() and self._newest.get(peer) is channel:
             try:
                 if not self._store.letters(peer).settled_with:  # nothing could be checked yet
@@ -241,6 +256,13 @@ class KeyKeeper:
                     self._window(peer, tagged, message)
                 elif isinstance(message, Announce):
                     channel.send(self._answer(peer, message))
+                elif isinstance(message, Where):
+                    lost = Arrived((), message.key_ids)
+                    channel.send(
+                        self._signed(peer, self._relay.where(message.key_ids) if self._relay else lost)
+                    )
+                elif isinstance(message, Links):
+                    channel.send(self._signed(peer, Linked(self._relay.links() if self._relay else {})))
             except ChannelTimeoutError:
                 continue
             except ChannelError as error:
@@ -288,31 +310,46 @@ class KeyKeeper:
         if batch.start != announce.start:
             raise RefusedError(f"{peer} announces a batch at {batch.start} with the tag of {announce.start}")
         unkept = self._hold(peer, batch, forgery_bound(len(data)))
-        body = encode(Kept(batch.start, unkept))
-        mac = store.auth(peer).mac(bound("kept", generation, store.owner, peer, body))
-        answer = encode(Answer(body, mac))
+        answer = self._signed(peer, Kept(batch.start, unkept))
         self._last[peer] = encode(announce), answer
         return answer
+
+    def _signed(self, peer: str, said: Said) -> bytes:
+        store, body = self._store, encode(said)
+        mac = store.auth(peer).mac(bound("kept", store.generation(peer), store.owner, peer, body))
+        return encode(Answer(body, mac))
 
     def _hold(self, peer: str, batch: Batch, forgery: float) -> tuple[Unkept, ...]:
         why: dict[bytes, Unkept] = {}
         coming: Counter[str] = Counter()
         for note in batch.keys:
-            if not self._serves(note.slave):
-                why[note.key_id] = Unkept(note.key_id, "unknown")
-            elif self.shelf.full_with(note.slave, coming[note.slave]):
-                why[note.key_id] = Unkept(note.key_id, "full")
-            else:
+            refused = self._refused(peer, note, coming[note.slave])
+            if refused is not None:
+                why[note.key_id] = Unkept(note.key_id, refused)
+            elif self._store.owner not in note.path:
                 coming[note.slave] += 1
         self._store.windows.hand(
             peer, batch.start, [note.leased() for note in batch.keys], why.keys(), forgery
         )
         expires_s = runtime.now() + self._key_waits_s
-        for note in batch.keys:
-            if note.key_id not in why:
-                self.shelf.put(_waiting(peer, note, expires_s))
+        kept = [note for note in batch.keys if note.key_id not in why]
+        for note in kept:
+            if self._store.owner not in note.path:
+                self.shelf.put(
+                    Waiting(peer, note.leased(), note.master, note.slave, expires_s, note.path, note.carried)
+                )
+        if self._relay is not None:
+            self._relay.take(peer, [note for note in kept if self._store.owner in note.path])
         return tuple(why.values())
 
-
-def _waiting(peer: str, note: KeyNote, expires_s: float) -> Waiting:
-    return Waiting(peer, note.leased(), note.master, note.slave, expires_s)
+    def _refused(self, peer: str, note: KeyNote, coming: int) -> Why | None:
+        """Why a key may not wait here."""
+        if note.path and (self._relay is None or len(note.carried) not in (0, note.n_bits // 8)):
+            return "relay"
+        if self._store.owner in note.path:
+            return "relay" if self._relay is None or self._relay.next_node(peer, note) is None else None
+        if bool(note.carried) != bool(note.path) or (note.path and note.path[-1] != peer):
+            return "relay"
+        if not self._serves(note.slave):
+            return "unknown"
+        return "full" if self.shelf.full_with(note.slave, coming) else None

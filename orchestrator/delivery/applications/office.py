@@ -14,6 +14,7 @@ from lab.key_delivery import Application, KeyDelivery
 from orchestrator import runtime
 from orchestrator.delivery.applications.giving import KeyGiver
 from orchestrator.delivery.applications.keeping import KeyKeeper
+from orchestrator.delivery.applications.routes import Ways, bottleneck, cheapest
 from orchestrator.delivery.key_desk import (
     BadKeyRequestError,
     DeliveredKey,
@@ -44,8 +45,13 @@ class KeyOffice:
         *,
         today: Callable[[], int],
         tell: Callable[[DeliveryEvent], None] = lambda _: None,
+        ways: Ways | None = None,
     ) -> None:
-        """``givers`` by the name of the peer; ``tell`` is given every delivery and refusal."""
+        """``givers`` by the name of the peer; ``tell`` is given every delivery and refusal.
+
+        ``ways``: how a pair that holds too little may be served by nodes in the middle; None: not at all.
+        """
+        self._ways = ways
         self._user = user
         self._delivery = delivery
         self._applications = dict(applications)
@@ -66,11 +72,17 @@ class KeyOffice:
     def status(self, caller: str, slave: str) -> DeliveryStatus:
         """See :meth:`orchestrator.delivery.key_desk.KeyDesk.status`."""
         giver, rules = self._giver(caller, slave), self._delivery
-        size = rules.key_size_bits
+        size: int = rules.key_size_bits
+        path: tuple[str, ...] = ()
         try:
             free_bits = giver.free_bits()
         except KeyStoreError as error:
             raise KeysUnavailableError(f"the key store failed: {error}") from error
+        if self._ways is not None and free_bits < size + TAG_KEY_BITS:
+            links = self._ways.known()
+            found = cheapest(links, self._user, giver.peer, size + TAG_KEY_BITS)
+            if found:
+                path, free_bits = found, bottleneck(links, self._user, found, giver.peer)
         return DeliveryStatus(
             source_kme_id=self._user,
             target_kme_id=giver.peer,
@@ -82,6 +94,7 @@ class KeyOffice:
             max_key_per_request=rules.max_keys_per_request,
             max_key_size=rules.max_key_size_bits,
             min_key_size=rules.min_key_size_bits,
+            path=path,
         )
 
     def enc_keys(
@@ -95,9 +108,24 @@ class KeyOffice:
             size = self._delivery.key_size_bits if size_bits is None else size_bits
             self._check_size(count, size)
             self._check_quota(caller, count * size)
-            return giver.peer, giver.order(caller, slave, count, size)
+            if self._ways is None or giver.free_bits() >= count * size + TAG_KEY_BITS:
+                return giver.peer, giver.order(caller, slave, count, size)
+            return giver.peer, runtime.call(
+                self._by_the_way, giver, caller, slave, count, size, name="relayed-keys"
+            )
 
         return self._asked(caller, "master", ask)
+
+    def _by_the_way(
+        self, giver: KeyGiver, caller: str, slave: str, count: int, size: int
+    ) -> list[DeliveredKey]:
+        """Keys relayed by nodes in the middle, where there is a way for them; otherwise what the pair itself says."""
+        assert self._ways is not None
+        needed = count * size + 2 * TAG_KEY_BITS
+        path = cheapest(self._ways.ask(), self._user, giver.peer, needed)
+        if path:
+            return self._givers[path[0]].order(caller, slave, count, size, path=path).result()
+        return giver.order(caller, slave, count, size).result()
 
     def dec_keys(
         self, caller: str, master: str, key_ids: Sequence[str]

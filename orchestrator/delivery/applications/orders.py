@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from orchestrator import runtime
 from orchestrator.delivery.key_desk import DeliveredKey, KeysUnavailableError
-from orchestrator.keystore.windows import KEY_ID_BYTES
+from orchestrator.keystore.windows import KEY_ID_BYTES, Use
 from orchestrator.randomness import RandomBytes
+from orchestrator.secret import SecretBits
+
+Kind: TypeAlias = tuple[str, str, int, tuple[str, ...]]
+"""Master, slave, size in bits and path: keys of the same kind may stand for one another."""
 
 
 @dataclass
@@ -21,11 +27,29 @@ class Order:
     future: runtime.Future[list[DeliveredKey]]
     came_s: float
     expires_s: float
+    path: tuple[str, ...] = ()
+    """Nodes between the two ends of a relayed key, in order."""
+    onward: bool = False
+    """The key goes further than the next node: it is there only once that one says so."""
     key_ids: list[bytes] = field(default_factory=list)
+    plain: list[SecretBits] = field(default_factory=list, repr=False)
+    """The keys to be carried, at a node of the path; one per key id."""
 
     @property
-    def kind(self) -> tuple[str, str, int]:
-        return self.master, self.slave, self.n_bits
+    def kind(self) -> Kind:
+        return self.master, self.slave, self.n_bits, self.path
+
+    @property
+    def relays(self) -> bool:
+        """Whether this node only passes the key on; then it is booked so."""
+        return bool(self.plain)
+
+    def use(self, day: int) -> Use:
+        side = "relay" if self.relays else "master"
+        return Use(self.master, side, day, self.number, self.number * self.n_bits)
+
+    def keys(self, bits: Mapping[bytes, SecretBits]) -> list[DeliveredKey]:
+        return [DeliveredKey(uuid_text(key_id), bits[key_id], self.path) for key_id in self.key_ids]
 
     def claim(self) -> bool:
         """Whether somebody still waits; from then on the order can no longer be cancelled."""
@@ -47,6 +71,8 @@ def too_little_key(peer: str, missing_bits: int) -> KeysUnavailableError:
 
 def not_kept(peer: str, slave: str, why: str) -> KeysUnavailableError:
     """The answer where the peer's node does not keep a copy."""
+    if why == "relay":
+        return KeysUnavailableError(f"the node of {peer} passes no key on that way", reason="peer")
     if why == "full":
         return KeysUnavailableError(
             f"too many keys wait for {slave} at the node of {peer} already", reason="quota"
