@@ -33,9 +33,10 @@ class RelayServing(Serving, frozen=True):
 
 
 class NodeServing(Serving, frozen=True):
-    """Where the node delivers keys to its own client."""
+    """Where the node delivers keys to its own client, and to applications (ETSI GS QKD 014; empty if it has none)."""
 
     delivery: str
+    etsi014: str = ""
 
 
 class DashboardServing(Serving, frozen=True):

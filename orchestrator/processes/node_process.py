@@ -36,7 +36,7 @@ from orchestrator.processes.calibrating import Calibrating
 from orchestrator.processes.data_sets import DataSets
 from orchestrator.processes.interlock_causes import sensor_watch
 from orchestrator.processes.node import Node
-from orchestrator.processes.node_applications import NodeApplications
+from orchestrator.processes.node_applications import NodeApplications, serving
 from orchestrator.processes.node_control import NODE_ERRORS, NodeControl
 from orchestrator.processes.node_store import open_node_store
 from orchestrator.processes.readings_told import ReadingsTold
@@ -138,10 +138,14 @@ def run_node(
             service.start()
             states = functools.partial(known_states, station)
             book.ask(of_agent(agent), of_delivery(service.gate, node.workers), node.books, states)
-            emit(NodeServing(delivery=service.endpoint))
             control = NodeControl(testbed, store, node.workers, service.gate, node.alarms)
             watches = [sensor_watch(testbed, name, owned.sensors, light.is_in_ring)]
-            with ControlSocket(state_dir, control, NODE_ERRORS), watching(interlock, watches):
+            with (
+                serving(testbed, name, applications.office, secrets_dir, book.tell) as etsi014,
+                ControlSocket(state_dir, control, NODE_ERRORS),
+                watching(interlock, watches),
+            ):
+                emit(NodeServing(delivery=service.endpoint, etsi014=etsi014))
                 node.serve(stop)
         finally:
             service.close()

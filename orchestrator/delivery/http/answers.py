@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from orchestrator.delivery.http.formats import Error, Key, KeyContainer, Status
+from orchestrator.delivery.http.formats import Error, Key, KeyContainer, Status, relayed
 from orchestrator.delivery.key_desk import DeliveredKey, DeliveryStatus
 
 _ENCODER = msgspec.json.Encoder()
@@ -22,7 +22,8 @@ _KEY_BYTES = 96
 
 def status_answer(status: DeliveryStatus) -> bytes:
     """Section 6.1."""
-    return _ENCODER.encode(Status(**{each: getattr(status, each) for each in Status.__struct_fields__}))
+    fields = {each: getattr(status, each) for each in Status.__struct_fields__ if hasattr(status, each)}
+    return _ENCODER.encode(Status(**fields, status_extension=relayed(status.path)))
 
 
 def keys_answer(keys: Sequence[DeliveredKey]) -> bytearray:
@@ -33,9 +34,9 @@ def keys_answer(keys: Sequence[DeliveredKey]) -> bytearray:
     try:
         if any(len(each.key) % 8 for each in keys):
             raise ValueError("a delivered key is not of whole bytes")
-        room = sum(_KEY_BYTES + len(each.key) // 6 for each in keys)
+        room = sum(_KEY_BYTES + len(each.key) // 6 + 80 * len(each.path) for each in keys)
         answer = bytearray(_CONTAINER_BYTES + room)
-        held = [Key(each.key_id, each.key.reveal().data) for each in keys]
+        held = [Key(each.key_id, each.key.reveal().data, relayed(each.path)) for each in keys]
         _ENCODER.encode_into(KeyContainer(held), answer)
     finally:
         wipe_keys(keys)

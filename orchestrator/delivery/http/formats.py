@@ -5,6 +5,14 @@ from __future__ import annotations
 import msgspec
 from msgspec import UNSET, UnsetType
 
+RELAYED = "relayed"
+"""The value of ``trust`` in an extension: the nodes named handed the key on, and are trusted with it."""
+
+
+def relayed(path: tuple[str, ...]) -> Relayed | UnsetType:
+    """The label of a key that came along ``path``."""
+    return Relayed(RELAYED, path) if path else UNSET
+
 
 def _standard_name(field: str) -> str:
     """``max_sae_id_count`` is ``max_SAE_ID_count`` in the standard, and so with all others."""
@@ -25,6 +33,14 @@ class Status(msgspec.Struct, frozen=True, rename=_standard_name):
     max_key_size: int
     min_key_size: int
     max_sae_id_count: int
+    status_extension: Relayed | UnsetType = UNSET
+
+
+class Relayed(msgspec.Struct, frozen=True):
+    """Our extension of a key, and of a status: who besides the two nodes knows it; absent where nobody does."""
+
+    trust: str
+    nodes: tuple[str, ...]
 
 
 class KeyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=_standard_name):
@@ -43,6 +59,7 @@ class Key(msgspec.Struct, frozen=True, rename=_standard_name):
     key_id: str
     key: memoryview
     """Bytes, which msgspec writes as base64."""
+    key_extension: Relayed | UnsetType = UNSET
 
 
 class KeyContainer(msgspec.Struct, frozen=True):
