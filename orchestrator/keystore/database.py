@@ -98,8 +98,9 @@ CREATE INDEX reservations_open ON reservations (state)
 
 SAE_USE = """
 CREATE TABLE sae_use (
-    sae TEXT NOT NULL, peer TEXT NOT NULL REFERENCES peers, side TEXT NOT NULL, day INTEGER NOT NULL,
-    keys INTEGER NOT NULL, bits INTEGER NOT NULL, PRIMARY KEY (sae, peer, side, day)) STRICT, WITHOUT ROWID;
+    sae TEXT NOT NULL, peer TEXT NOT NULL REFERENCES peers, lane TEXT NOT NULL, side TEXT NOT NULL,
+    day INTEGER NOT NULL, keys INTEGER NOT NULL, bits INTEGER NOT NULL,
+    PRIMARY KEY (sae, peer, lane, side, day)) STRICT, WITHOUT ROWID;
 """
 
 BLOCK_SPLITS = """

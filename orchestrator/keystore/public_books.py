@@ -55,6 +55,17 @@ class StoredEpsilons(msgspec.Struct, frozen=True):
     tags: int
 
 
+class ApplicationUse(msgspec.Struct, frozen=True):
+    """Keys that left a lane for an application, added up; ``side`` is master, slave, or relay where it was handed on."""
+
+    sae: str
+    peer: str
+    lane: str
+    side: str
+    keys: int
+    bits: int
+
+
 class PublicBooks(msgspec.Struct, frozen=True):
     """Everything of one store that is no secret."""
 
@@ -65,6 +76,7 @@ class PublicBooks(msgspec.Struct, frozen=True):
     pieces: tuple[StoredRange, ...]
     reservations: tuple[StoredRange, ...]
     epsilons: tuple[StoredEpsilons, ...]
+    uses: tuple[ApplicationUse, ...] = ()
 
 
 def read_books(path: Path) -> PublicBooks:
@@ -116,6 +128,12 @@ def _read(db: sqlite3.Connection, told: Path) -> PublicBooks:
         epsilons=tuple(
             StoredEpsilons(*row)
             for row in db.execute("SELECT peer, sec, cor, auth, blocks, tags FROM epsilons ORDER BY peer")
+        ),
+        uses=tuple(
+            ApplicationUse(*row)
+            for row in db.execute(
+                "SELECT sae, peer, lane, side, SUM(keys), SUM(bits) FROM sae_use GROUP BY sae, peer, lane, side"
+            )
         ),
     )
 

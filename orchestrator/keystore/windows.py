@@ -182,7 +182,7 @@ class Windows:
                     self._wait(peer, lane, key)
                 else:
                     bits[key.key_id] = self._core.take(peer, lane, key.place, purpose="delivered")
-            self._book(peer, uses)
+            self._book(peer, lane, uses)
         self._core.shred(_DELIVERIES_PER_SHRED)
         return bits
 
@@ -254,7 +254,7 @@ class Windows:
         if None in rows or len(set(rows)) != len(rows):
             return None
         self._core.db.write_many("DELETE FROM reservations WHERE id = ?", [(row,) for row in rows])
-        self._book(peer, [use])
+        self._book(peer, lane, [use])
         return [self._core.take(peer, lane, key.place, purpose="delivered") for key in keys]
 
     @contextmanager
@@ -303,11 +303,11 @@ class Windows:
             (str(sae), str(peer), str(side), int(keys), int(bits)) for sae, peer, side, keys, bits in rows
         ]
 
-    def _book(self, peer: str, uses: Iterable[Use]) -> None:
+    def _book(self, peer: str, lane: Lane, uses: Iterable[Use]) -> None:
         self._core.db.write_many(
-            "INSERT INTO sae_use VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (sae, peer, side, day)"
+            "INSERT INTO sae_use VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (sae, peer, lane, side, day)"
             " DO UPDATE SET keys = keys + excluded.keys, bits = bits + excluded.bits",
-            [(use.sae, peer, use.side, use.day, use.keys, use.bits) for use in uses],
+            [(use.sae, peer, lane, use.side, use.day, use.keys, use.bits) for use in uses],
         )
 
     def _rows(self, peer: str, lane: Lane) -> list[tuple[int, Range, bytes]]:

@@ -83,7 +83,7 @@ class NodeApplications:
             )
             for peer in self.peers
         }
-        relay = KeyRelay(
+        self.relay = KeyRelay(
             store,
             self._givers,
             user_of=lambda sae: testbed.sae[sae].user if sae in testbed.sae else None,
@@ -97,7 +97,7 @@ class NodeApplications:
             today=today,
             most_per_sae=rules.max_waiting_keys,
             key_waits_s=rules.key_waits_s,
-            relay=relay if rules.relay else None,
+            relay=self.relay if rules.relay else None,
         )
         self.office = KeyOffice(
             name,
@@ -132,6 +132,10 @@ class NodeApplications:
             return False
         self.keeper.listen(peer, self._agent.channel(peer, topic))
         return True
+
+    def free_bits(self, peer: str) -> int:
+        """What applications may still have of this node's lane with ``peer``."""
+        return self._givers[peer].free_bits() if peer in self._givers else 0
 
     def wanted(self, peer: str) -> int:
         """The stock of masks with ``peer``, in bits, up to which the ring should make key for applications; 0 if enough."""

@@ -77,9 +77,11 @@ def _lane(ask: Asking, books: PublicBooks, lane: LaneBook, where: str) -> None:
             where,
             "bits were released twice, or are still there though they were released",
         )
+    used = sum(use.bits for use in books.uses if (use.peer, use.lane) == (lane.peer, lane.lane))
     ask.that(
-        bits(released) == lane.delivered,
-        f"{name}: {lane.delivered} bits were delivered, {bits(released)} of them for a known context",
+        bits(released) + used == lane.delivered,
+        f"{name}: {lane.delivered} bits were delivered, {bits(released)} of them for a known context and {used} to "
+        "applications",
         where,
         "a gap in the ledger: a range left the store, and for what is not, or wrongly, on record",
     )
@@ -92,9 +94,9 @@ def _lane(ask: Asking, books: PublicBooks, lane: LaneBook, where: str) -> None:
     )
     gone = bits(uncovered(placed, [*stored, *released]))
     ask.that(
-        gone <= lane.authentication + lane.burnt,
+        gone <= lane.authentication + lane.burnt + used,
         f"{name}: {gone} bits are neither stored nor delivered, only {lane.authentication + lane.burnt} were spent on tags or "
-        "burnt",
+        f"burnt and {used} given to applications",
         where,
         "a gap in the ledger that nothing accounts for",
     )

@@ -1,0 +1,146 @@
+"""Keys by way of nodes in the middle: the same at both ends, booked at every hop, labelled, and off by default."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from orchestrator.delivery.applications import giving
+from orchestrator.delivery.applications.routes import bottleneck, cheapest
+from orchestrator.delivery.key_desk import KeysUnavailableError
+from tests.helpers.key_relay import NAMES, RelayWorld
+
+OVER_BOB = {("alice", "bob"): 65536, ("bob", "carol"): 65536}
+CHAIN = {**OVER_BOB, ("carol", "dave"): 65536}
+
+
+def same(one: list, other: list) -> bool:
+    return [key.key_id for key in one] == [key.key_id for key in other] and all(
+        a.key.same_as(b.key) for a, b in zip(one, other, strict=True)
+    )
+
+
+def balanced(world: RelayWorld) -> None:
+    for name in NAMES:
+        for peer in world.stores[name].peers():
+            assert world.stores[name].ledger(peer).balanced
+
+
+def test_a_pair_without_key_is_served_by_the_node_in_the_middle(tmp_path: Path) -> None:
+    with RelayWorld(tmp_path, OVER_BOB) as world:
+        keys = world.order("alice", "carol", 3, 512).result(20)
+        got = world.fetch("carol", "alice", [key.key_id for key in keys])
+        assert same(keys, got)
+        assert {key.path for key in (*keys, *got)} == {("bob",)}
+        assert world.stores["bob"].windows.uses() == [
+            ("app-alice", "alice", "relay", 3, 1536),
+            ("app-alice", "carol", "relay", 3, 1536),
+        ]
+        assert world.stores["carol"].windows.uses() == [("app-carol", "bob", "slave", 3, 1536)]
+        balanced(world)
+    assert all(world.told)
+
+
+def test_a_chain_of_two(tmp_path: Path) -> None:
+    with RelayWorld(tmp_path, CHAIN) as world:
+        keys = world.order("alice", "dave", 2).result(20)
+        assert same(keys, world.fetch("dave", "alice", [key.key_id for key in keys]))
+        assert keys[0].path == ("bob", "carol")
+        back = world.order("dave", "alice").result(20)
+        assert same(back, world.fetch("alice", "dave", [back[0].key_id]))
+        balanced(world)
+
+
+def test_no_key_is_relayed_unless_every_node_was_told_to(tmp_path: Path) -> None:
+    for number, options in enumerate(({"relay": False}, {"deaf": ("bob",)}, {"deaf": ("alice",)})):
+        (tmp_path / str(number)).mkdir()
+        with RelayWorld(tmp_path / str(number), OVER_BOB, **options) as world:
+            before = world.free()
+            with pytest.raises(KeysUnavailableError, match="not enough key"):
+                world.order("alice", "carol").result(20)
+            assert world.free() == before
+
+
+def test_a_last_node_that_takes_no_relayed_key_loses_nothing_of_its_own(tmp_path: Path) -> None:
+    with RelayWorld(tmp_path, OVER_BOB, deaf=("carol",)) as world:
+        with pytest.raises(KeysUnavailableError, match=r"lost the key|passes no key"):
+            world.order("alice", "carol").result(20)
+        balanced(world)
+
+
+@pytest.mark.parametrize("hop", ["bob", "carol"])
+def test_a_dead_hop_is_a_clear_error_and_costs_nothing(tmp_path: Path, hop: str) -> None:
+    with RelayWorld(tmp_path, OVER_BOB) as world:
+        before = world.free()
+        world.away.add(hop)
+        with pytest.raises(KeysUnavailableError, match="not enough key"):
+            world.order("alice", "carol").result(20)
+        world.away.clear()
+        assert world.free() == before
+        balanced(world)
+
+
+def test_keys_on_their_way_when_a_hop_dies_go_to_the_next_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with RelayWorld(tmp_path, OVER_BOB) as world:
+        taken = world.nodes["bob"].relay.take
+
+        def and_dies(peer: str, notes: list) -> None:
+            world.away.add("carol")
+            taken(peer, notes)
+
+        monkeypatch.setattr(world.nodes["bob"].relay, "take", and_dies)
+        monkeypatch.setattr(giving.KeyGiver.order, "__defaults__", (0.5,))
+        with pytest.raises(KeysUnavailableError, match="did not answer in time"):
+            world.order("alice", "carol", 2).result(20)
+        monkeypatch.undo()
+        world.away.clear()
+        before = world.stores["alice"].windows.uses()
+        free = world.nodes["alice"].free_bits("bob")
+        keys = world.order("alice", "carol", 2).result(20)
+        assert before == []
+        assert world.nodes["alice"].free_bits("bob") >= free - 2 * 256 - 256
+        assert same(keys, world.fetch("carol", "alice", [key.key_id for key in keys]))
+        balanced(world)
+
+
+def test_scarce_pairs_are_spared() -> None:
+    links = {
+        "alice": {"bob": 10_000, "carol": 80_000},
+        "bob": {"dave": 90_000},
+        "carol": {"dave": 80_000, "bob": 80_000},
+        "dave": {},
+    }
+    assert cheapest(links, "alice", "dave", 1000) == ("carol",)
+    assert bottleneck(links, "alice", ("carol",), "dave") == 80_000
+    assert cheapest(links, "alice", "bob", 20_000) == ("carol",)
+    assert cheapest(links, "alice", "bob", 1000) == ("carol",)
+    assert cheapest(links, "alice", "dave", 100_000) is None
+    assert cheapest({}, "alice", "dave", 1) is None
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.dictionaries(
+        st.tuples(st.sampled_from("abcde"), st.sampled_from("abcde")), st.integers(0, 100), max_size=20
+    ),
+    st.integers(1, 100),
+)
+def test_a_way_is_one_and_holds_enough(stocks: dict[tuple[str, str], int], bits: int) -> None:
+    links: dict[str, dict[str, int]] = {}
+    for (here, there), free in stocks.items():
+        links.setdefault(here, {})[there] = free
+    way = cheapest(links, "a", "e", bits)
+    reach, grown = {"a"}, True
+    while grown:
+        more = {there for here in reach for there, free in links.get(here, {}).items() if free >= bits}
+        grown = not more <= reach
+        reach |= more
+    assert (way is not None) == ("e" in reach)
+    if way is not None:
+        assert len({"a", *way, "e"}) == len(way) + 2
+        assert bottleneck(links, "a", way, "e") >= bits
