@@ -20,15 +20,9 @@ from orchestrator.delivery.applications.keeping import KeyKeeper
 from orchestrator.delivery.applications.office import KeyOffice
 from orchestrator.delivery.applications.relaying import KeyRelay
 from orchestrator.delivery.applications.routes import Ways
-from orchestrator.delivery.certificates import (
-    AUTHORITY_FILE,
-    CERTIFICATE_FILE,
-    KEY_FILE,
-    NodeCertificates,
-)
+from orchestrator.delivery.certificates import NodeCertificates
 from orchestrator.delivery.http.server import KeyServer
 from orchestrator.events.delivery import DeliveryEvent, KeysRefused
-from orchestrator.events.key_requests import TellKeyEvent
 from orchestrator.hub.agent import Agent
 from orchestrator.keystore.lanes import Lane, SplitRule
 from orchestrator.keystore.store import KeyStore
@@ -168,7 +162,7 @@ class NodeApplications:
 
 @contextmanager
 def serving(
-    testbed: Testbed, name: str, office: KeyOffice, secrets_dir: Path, tell: TellKeyEvent
+    testbed: Testbed, name: str, office: KeyOffice, secrets_dir: Path, tell: Callable[[DeliveryEvent], None]
 ) -> Iterator[str]:
     """Serve the applications of ``name`` over HTTPS; gives the address, empty where it has none.
 
@@ -181,13 +175,10 @@ def serving(
     listen = testbed.user(name).etsi014
     server = KeyServer(
         office,
-        certificate=secrets_dir / CERTIFICATE_FILE,
-        key=secrets_dir / KEY_FILE,
-        client_ca=secrets_dir / AUTHORITY_FILE,
-        known=lambda sae: sae in testbed.sae,
+        certificates=certificates,
+        known=office.serves,
         listen="127.0.0.1:0" if listen == AUTO else listen,
-        revoked=certificates.revoked.is_revoked,
-        on_event=tell,
+        tell=tell,
     )
     server.start()
     try:
