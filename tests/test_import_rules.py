@@ -28,6 +28,7 @@ LEAVES = tuple(
         "records",
         "decoding",
         "metrics",
+        "log_context",
     )
 )
 ALLOWED: dict[str, tuple[str, ...]] = {

@@ -27,6 +27,7 @@ ALLOWED = {
     "lab/runs/attacks/control.py": "which suspensions and entries, dated by the orchestrator, came under the attack that ends",
     "lab/dashboard/watching.py": "when a line of the log came, for people",
     "lab/cli/role_line.py": "when something happened to a role, for people",
+    "lab/runs/roles/logs.py": "when a line was logged, for people",
     "lab/runs/made_safe.py": "when instruments were made safe, for people",
     "lab/runs/own_folder.py": "the name of a run folder",
     "lab/runs/training/on_testbed.py": "when a run began, for people",

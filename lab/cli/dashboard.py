@@ -34,11 +34,13 @@ def dashboard(
 ) -> None:
     """The control room in a browser: what the ring does, with every value's age; stopping it; its queue."""
     from lab.dashboard.serving import serve
+    from lab.runs.roles.logs import set_up_logging
     from lab.runs.supervising.supervisor import watch_parent
     from lab.runs.testbeds.machine import Machine
     from lab.runs.watched.process import metrics_of, page_of
     from orchestrator.events.process import line_of
 
+    set_up_logging("dashboard", for_people=not as_json)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

@@ -7,7 +7,6 @@ import errno
 import os
 import sys
 import tempfile
-import traceback
 
 from drivers.links.errors import InstrumentError
 from lab.runs.extras import EXTRA_OF, how_to_install
@@ -35,7 +34,7 @@ def explain(error: Exception) -> tuple[int, str]:
     """Exit code and text for ``error``; a full disk is told with its place."""
     expected = _expected(error)
     if not is_full(error):
-        return expected or (1, UNEXPECTED + "".join(traceback.format_exception(error)))
+        return expected or (1, UNEXPECTED + _trace(error))
     _, text = expected or (1, f"error: {error}")
     places = full_places(sys.argv[1:], os.environ)
     return 1, "\n".join([text, *(f"  {place.text()}" for place in places)])
@@ -46,7 +45,7 @@ def text_on_terminal(error: Exception, text: str, *, debug: bool) -> str:
 
     Logs, which are no terminal, get the whole text.
     """
-    trace = "".join(traceback.format_exception(error))
+    trace = _trace(error)
     if debug:
         return text if text.startswith(UNEXPECTED) else f"{trace}{text}"
     if not text.startswith(UNEXPECTED) or not sys.stderr.isatty():
@@ -60,6 +59,13 @@ def text_on_terminal(error: Exception, text: str, *, debug: bool) -> str:
         f"unexpected error: {type(error).__name__}: {error}\n  this is a fault of qunetlab: please report it, with the "
         f"trace in {file.name} (or repeat the command with --debug)"
     )
+
+
+def _trace(error: Exception) -> str:
+    """As Python writes it; what an exception carries that could be key is not shown."""
+    from lab.runs.roles.redaction import trace_of
+
+    return trace_of(type(error), error, error.__traceback__) + "\n"
 
 
 def tell_supervisor(error: Exception, text: str) -> None:

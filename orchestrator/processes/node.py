@@ -342,7 +342,8 @@ class Node:
         def conversation(channel: Channel, pair_end: PairEnd) -> BlockResult:
             before = auth_heads(self._store, peer)
             try:
-                return talk(channel, pair_end)
+                with block.about():
+                    return talk(channel, pair_end)
             finally:
                 block.notes.auth = auth_passed(self._store, peer, before)
 
@@ -370,7 +371,11 @@ class Node:
             return result
 
         future = self.workers[peer].submit(block.name, conversation, BLOCK_PATIENCE_S)
-        future.add_done_callback(lambda done: self._report(block, done))
+        future.add_done_callback(lambda done: self._ended(block, done))
+
+    def _ended(self, block: Block, done: runtime.Future[BlockResult]) -> None:
+        with block.about():
+            self._report(block, done)
 
     def _report(self, block: Block, done: runtime.Future[BlockResult]) -> None:
         block.clicks.wipe()  # a job that never started has not done so

@@ -6,6 +6,7 @@ lengths, never bits.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import get_args
 
@@ -13,12 +14,13 @@ import numpy as np
 import numpy.typing as npt
 from msgspec.structs import replace
 
-from orchestrator.events.status import BlockCause, BlockReport
+from orchestrator.events.status import BlockCause, BlockReport, pair_name
 from orchestrator.keystore.errors import AgreementError, KeyStoreError
 from orchestrator.keystore.lanes import AUTH_LANES
 from orchestrator.keystore.store import KeyStore
 from orchestrator.light.clicks import BlockClicks
 from orchestrator.light.messages import LOST, block_digest, frame_digest
+from orchestrator.log_context import about
 from orchestrator.postprocessing.block import BlockResult
 from orchestrator.postprocessing.conversation import BlockAborted
 from orchestrator.processes.following import FollowedBlock
@@ -75,6 +77,11 @@ class Block:
     def name(self) -> str:
         """The block's id, the same at both nodes."""
         return self.lit.block_id
+
+    def about(self) -> AbstractContextManager[None]:
+        """Lines of the log are about this block."""
+        told = self.report
+        return about(pair=pair_name(told.pair), session=f"{told.epoch}/{told.lease_number}", block=self.name)
 
     def on_told(self, clicks: npt.NDArray[np.int64]) -> None:
         """Follow what the rounds say whose symbols are told; int64 of shape (2, n, n)."""

@@ -40,6 +40,7 @@ from orchestrator.events.status import (
 from orchestrator.hub.events import HubEvent, PeerDown, PeerMessage, PeerRefused, PeerUp
 from orchestrator.hub.hub import Hub
 from orchestrator.keystore.errors import StoreError
+from orchestrator.log_context import about
 from orchestrator.processes.orchestrator_config import OrchestratorConfig
 from orchestrator.processes.queue_desk import QueueDesk
 from orchestrator.processes.role_records import lease_ended
@@ -406,12 +407,13 @@ class Orchestrator:
         told = self._told.get(lease.pair) == outcome.reason
         self._told[lease.pair] = outcome.reason
         if not outcome.ok and not told:
-            logger.warning(
-                "lease %d/%d of %s: %s", lease.epoch, lease.number, pair_name(lease.pair), outcome.reason
-            )
+            with about(pair=pair_name(lease.pair), session=f"{lease.epoch}/{lease.number}"):
+                logger.warning(
+                    "lease %d/%d of %s: %s", lease.epoch, lease.number, pair_name(lease.pair), outcome.reason
+                )
         why = outcome.reason[:REASON_LIMIT]
-        about = lease.epoch, lease.number, *lease.pair
-        status = LeaseStatus(*about, outcome.ok, outcome.refused, why, outcome.ring_s)
+        named = lease.epoch, lease.number, *lease.pair
+        status = LeaseStatus(*named, outcome.ok, outcome.refused, why, outcome.ring_s)
         self._board.show(status, now_s)
         if outcome.ok or not told:
             self._emit(status)

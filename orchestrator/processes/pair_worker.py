@@ -33,11 +33,13 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from orchestrator import runtime
+from orchestrator.events.status import pair_name
 from orchestrator.hub.agent import Agent
 from orchestrator.keystore.lanes import AUTH_LANES, PairEnd
 from orchestrator.keystore.reconcile import reconcile_pending
 from orchestrator.keystore.reseed import settle_generation
 from orchestrator.keystore.store import KeyStore
+from orchestrator.log_context import now_about
 from orchestrator.processes.pair_lines import (
     CONVERSATION_ERRORS,
     DONE_KEPT,
@@ -195,6 +197,8 @@ class PairWorker:
     # -- the thread --------------------------------------------------------------------------------
 
     def _work(self) -> None:
+        ends = (self._store.owner, self.peer)
+        now_about(pair=pair_name(ends if self._pair_end == "first" else ends[::-1]))
         while not self._stop.is_set():
             self._expire()
             if self._pair_end == "first" and self._again.is_set():

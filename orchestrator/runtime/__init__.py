@@ -39,7 +39,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from queue import Empty
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
@@ -168,7 +168,8 @@ class _Real:
     future: Callable[[], Future[Any]] = staticmethod(Future)
 
     def spawn(self, target: Callable[..., object], args: tuple[object, ...], name: str) -> Thread:
-        thread = threading.Thread(target=target, args=args, name=name, daemon=True)
+        within = copy_context()  # what its lines in the log are about, and the runtime of a simulation
+        thread = threading.Thread(target=within.run, args=(target, *args), name=name, daemon=True)
         thread.start()
         return thread
 
@@ -241,7 +242,7 @@ class Worker:
     def submit(self, function: Callable[..., T], *args: object) -> Future[T]:
         """The future of ``function(*args)``, called when everything submitted before has been."""
         result: Future[T] = future()
-        self._calls.put((result, function, args))
+        self._calls.put((result, copy_context().run, (function, *args)))
         return result
 
     def close(self) -> None:

@@ -26,9 +26,10 @@ from drivers.links.errors import InstrumentError, InterlockedError
 from lab.calibration.steps import Step
 from lab.station import StationError
 from orchestrator import runtime
-from orchestrator.events.status import Ready
+from orchestrator.events.status import Ready, pair_name
 from orchestrator.hub.agent import Agent, AgentEvent, LinkDown, LinkUp
 from orchestrator.light.messages import LightAborted, aborting, light_topic
+from orchestrator.log_context import about
 from orchestrator.scheduling.fencing import Fence
 from orchestrator.wire.channel import Channel, ChannelError
 from orchestrator.wire.fields import REASON_LIMIT
@@ -282,7 +283,8 @@ class LeaseParty:
 
     def _run(self, lease: HeldLease) -> None:
         try:
-            self._light_phase(lease)
+            with about(pair=pair_name(lease.pair), session=f"{lease.epoch}/{lease.number}"):
+                self._light_phase(lease)
         finally:
             with self._turn:
                 self._active = None

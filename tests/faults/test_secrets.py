@@ -24,6 +24,7 @@ import time
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,10 @@ from fl.rounds.config import FLConfig
 from fl.workloads.base import Evaluation, Examples, Parameters, TaskDefaults
 from lab.calibration.current import CurrentTestbed
 from lab.interlock.interlock import Interlock
-from lab.runs.roles.runtime import _JsonFormatter
+from lab.runs.roles.logs import JsonFormatter
 from lab.runs.supervising.private_folder import private_folder, remove_abandoned
 from lab.runs.testbeds.folder import create_folder, template_path
+from lab.runs.watched.process import names_of
 from lab.station import Station
 from lab.testbed import load_testbed, resolve_addresses, write_testbed
 from orchestrator.delivery.client import DeliveryClient
@@ -52,11 +54,15 @@ from orchestrator.delivery.consent_book import ConsentBook
 from orchestrator.events.common import Serving
 from orchestrator.events.process import Emit, ProcessEvent, line_of
 from orchestrator.light.symbols import SymbolFrame
+from orchestrator.metrics.book import Metrics
+from orchestrator.metrics.exposition import Exposition
+from orchestrator.metrics.readiness import unready
 from orchestrator.processes import node as node_module
 from orchestrator.processes.node_process import run_node
 from orchestrator.processes.node_store import InitialSecretError, open_node_store
 from orchestrator.processes.orchestrator_process import run_orchestrator
 from orchestrator.processes.relay import run_relay
+from orchestrator.secret import SecretBits
 from orchestrator.wire.curve import load_keys
 from sim_backends.bench import Bench
 
@@ -181,6 +187,7 @@ class Recorder:
             store: Any, channel: Any, role: Any, peer: str, name: str, key: Any, **more: Any
         ) -> Any:
             self.keys[store.owner, peer, name] = key.reveal_bytes()
+            log_carelessly(key)
             return deposit(store, channel, role, peer, name, key, **more)
 
         def noting_block(**given: Any) -> Any:
@@ -215,7 +222,7 @@ class Recorder:
         patch.setattr(zmq.Socket, name, noting)
 
     def _hook_logs(self, patch: pytest.MonkeyPatch) -> None:
-        recorder, formatter = self, _JsonFormatter("alice")
+        recorder, formatter = self, JsonFormatter("alice")
 
         class Noting(logging.Handler):
             def emit(self, record: logging.LogRecord) -> None:
@@ -227,6 +234,34 @@ class Recorder:
         root.setLevel(logging.DEBUG)  # loggers used by earlier tests remember that they were quiet
         for noisy in ("numba", "matplotlib", "asyncio"):
             patch.setattr(logging.getLogger(noisy), "level", logging.WARNING)
+
+
+@dataclass
+class Careless:
+    """What somebody may write who does not think of it."""
+
+    bits: object
+
+
+def log_carelessly(key: SecretBits) -> None:
+    """A key in every form in which it can reach a log call, an exception or the frame of a trace."""
+    log = logging.getLogger("orchestrator.careless")
+    data, array = key.reveal_bytes(), key.reveal()
+    number = int.from_bytes(data, "little")
+    for value in (key, data, array, memoryview(data), data.hex, list(data), number, Careless(array)):
+        log.warning("careless %s", value)
+        log.warning("careless %r in %s", value, {"key": value})
+        log.warning("careless %(key)s", {"key": value})
+        log.warning(value)
+        try:
+            try:
+                raise ValueError("careless", value)
+            except ValueError as error:
+                raise RuntimeError(value) from error
+        except RuntimeError:
+            log.exception("careless %s", (value,))
+    log.warning("careless %d", data)
+    log.warning("careless %s %s", array)
 
 
 class ZeroTask:
@@ -325,6 +360,8 @@ def run_everything(folder: Path, recorder: Recorder) -> None:
         bench = stack.enter_context(Bench(load_testbed(path)))
         data = resolve_addresses(tomllib.loads(path.read_text(encoding="utf-8")), bench.addresses)
         hub = Answer()
+        names = names_of(load_testbed(path))
+        books = {role: Metrics(role, names) for role in ("orchestrator", "relay", *USERS)}
         threads.start(
             "orchestrator",
             lambda stop: run_orchestrator(
@@ -333,6 +370,7 @@ def run_everything(folder: Path, recorder: Recorder) -> None:
                 state / "orchestrator",
                 stop,
                 hub,
+                metrics=books["orchestrator"],
             ),
         )
         data["hub"] = {name: getattr(hub.wait(threads.errors), name) for name in ("control", "bulk")}
@@ -358,6 +396,7 @@ def run_everything(folder: Path, recorder: Recorder) -> None:
                 Interlock(stations["relay"], state / "relay"),
                 stop,
                 emit=emit("relay"),
+                metrics=books["relay"],
             ),
         )
         for user in USERS:
@@ -372,10 +411,13 @@ def run_everything(folder: Path, recorder: Recorder) -> None:
                     Interlock(stations[user], state / user),
                     stop,
                     emit=emit(user),
+                    metrics=books[user],
                 ),
             )
         endpoints = {user: answers[user].wait(threads.errors).delivery for user in USERS}
         learn(threads, recorder, path, endpoints)
+        for book in books.values():
+            recorder.note("metrics", Exposition(book).page()[1].decode() + "".join(unready(book)))
         for station in stations.values():
             for instrument in station._instruments.values():
                 update = type(instrument).__name__ == "AWG70002A"
@@ -459,6 +501,7 @@ PLACES = (
     "learning server frames",
     "standard output",
     "logs",
+    "metrics",
     "snapshots",
     "simulator",
     "files",
@@ -484,6 +527,8 @@ def test_the_run_was_real_and_recorded(recorded: Recorder) -> None:
     assert b"RoundStart" in places["learning server frames"]
     assert b'"type":"BlockReport"' in places["standard output"]
     assert b"WLISt:WAVeform:DATA" in places["logs"]
+    assert b"careless <SecretBits: " in places["logs"]
+    assert b"qunetlab_ledger_stored_bits{" in places["metrics"]
     assert b"amplitude_vpp" in places["snapshots"]
     assert b"attenuation_db" in places["simulator"]
     assert b"SQLite format 3" in places["files"]

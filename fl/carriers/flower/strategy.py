@@ -127,7 +127,7 @@ class QkdFedAvg(FedAvg):
                 "clients are simulated: each consents to the run by itself, and no operator is asked"
             )
         if MODES[mode].note:
-            _log.warning(MODES[mode].note.format(leak=LEAK))
+            _log.warning("%s", MODES[mode].note.format(leak=LEAK))
 
     def start(
         self,

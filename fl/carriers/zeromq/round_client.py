@@ -46,6 +46,7 @@ from orchestrator import runtime
 from orchestrator.bits import PackedBits
 from orchestrator.delivery.errors import ConsentError
 from orchestrator.events.learning import ClientState
+from orchestrator.log_context import now_about
 from orchestrator.records.keeping import Records
 from orchestrator.wire.codec import WireError
 
@@ -181,6 +182,7 @@ class RoundClient:
                 self.ready()  # says which sums have arrived
             return
         self.drop()
+        now_about(round=message.round)
         self._last_round = message.round
         cancelled = runtime.event()
         exchange = ShareExchange(cancelled)

@@ -59,6 +59,7 @@ from orchestrator.events.learning import (
     ServerEvent,
     UploadRefused,
 )
+from orchestrator.log_context import now_about
 from orchestrator.records.keeping import Records
 from orchestrator.wire.codec import WireError
 
@@ -153,6 +154,7 @@ class RoundServer:
             ),
             now_s,
         )
+        now_about(round=number)
         self._run.report(RoundStarted(number, participants))
         for name in participants:
             self._send_start(name, self.current)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from lab.runs.addresses import LOOPBACK
 from lab.runs.made_safe import left_by
+from lab.runs.roles.logs import set_up_logging
 from lab.runs.roles.runtime import Runtime
 from lab.runs.roles.service_manager import AskedEvent, ServiceManager
 from lab.runs.supervising.supervisor import watch_parent
@@ -44,6 +45,7 @@ def simulate_role(
     from lab.runs.attacks.carrying import attacks_on_light
     from sim_backends.bench import run_simulator
 
+    set_up_logging(SIMULATOR, for_people=not as_json)
     stop, service = AskedEvent(), ServiceManager()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

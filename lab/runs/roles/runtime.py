@@ -9,8 +9,6 @@ where the threads were: functions, files and lines.  Files that a role writes ar
 
 from __future__ import annotations
 
-import faulthandler
-import json
 import logging
 import os
 import signal
@@ -20,12 +18,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
 from msgspec.structs import replace
 
 from lab.runs.addresses import LOOPBACK
+from lab.runs.roles.logs import set_up_logging
 from lab.runs.roles.service_manager import AskedEvent, ServiceManager
-from lab.runs.shown import echo
 from lab.runs.software import commit
 from lab.runs.supervising.supervisor import watch_parent
 from lab.runs.testbeds.folder import SECRETS, STATE, find_testbed, own_testbed
@@ -42,29 +39,6 @@ if TYPE_CHECKING:
     from orchestrator.processes.data_sets import DataSets
 
 logger = logging.getLogger(__name__)
-
-
-class _JsonFormatter(logging.Formatter):
-    """One object a line; a record about an event carries it as ``event``, its kind in ``type``."""
-
-    def __init__(self, role: str) -> None:
-        super().__init__()
-        self._role, self._version = role, version("qunetlab")
-
-    def format(self, record: logging.LogRecord) -> str:
-        entry = {
-            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S"),
-            "level": record.levelname.lower(),
-            "role": self._role,
-            "version": self._version,
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
-        if (event := getattr(record, "event", None)) is not None:
-            entry["event"] = msgspec.to_builtins(event)
-        if record.exc_info:
-            entry["trace"] = self.formatException(record.exc_info)
-        return json.dumps(entry)
 
 
 class Runtime:
@@ -98,7 +72,7 @@ class Runtime:
         self._service = ServiceManager()
         self._print_lock = threading.Lock()
         self._tell = tell
-        _set_up_logging(role, for_people=tell is not None)
+        set_up_logging(role, for_people=tell is not None)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._on_signal)
         watch_parent(self.stop.set)
@@ -151,22 +125,3 @@ class Runtime:
                 sys.stdout.flush()
         except BrokenPipeError:
             self.stop.set()
-
-
-class _ForPeople(logging.Handler):
-    """Warnings and errors in a line each, above whatever is drawn on the terminal."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        echo(f"{record.levelname.lower()}: {record.getMessage()}", err=True)
-
-
-def _set_up_logging(role: str, *, for_people: bool = False) -> None:
-    """JSON lines on standard error; for people on a terminal what goes wrong, in words."""
-    faulthandler.enable(sys.__stderr__ or sys.stderr)
-    handler: logging.Handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_JsonFormatter(role))
-    if for_people and (sys.__stderr__ or sys.stderr).isatty():  # a drawn line stands in for sys.stderr
-        handler = _ForPeople(logging.WARNING)
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    for noisy in ("qcodes", "pyvisa", "matplotlib", "numba"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
