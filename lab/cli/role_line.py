@@ -98,7 +98,8 @@ def _where(serving: Serving) -> str:
         case RelayServing():
             return f": {', '.join(serving.instruments)}"
         case NodeServing():
-            return f", keys are delivered at {serving.delivery}"
+            others = f", to applications at {serving.etsi014}" if serving.etsi014 else ""
+            return f", keys are delivered at {serving.delivery}{others}"
         case Listening():
             return f" at {serving.endpoint}"
         case _:

@@ -8,11 +8,9 @@ that lane will have come, since every block is divided in the same way.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 
-from lab.testbed import AUTO, Testbed
+from lab.testbed import Testbed
 from orchestrator import runtime
 from orchestrator.delivery.applications.announcing import TOPIC_PREFIX
 from orchestrator.delivery.applications.giving import KeyGiver
@@ -20,8 +18,6 @@ from orchestrator.delivery.applications.keeping import KeyKeeper
 from orchestrator.delivery.applications.office import KeyOffice
 from orchestrator.delivery.applications.relaying import KeyRelay
 from orchestrator.delivery.applications.routes import Ways
-from orchestrator.delivery.certificates import NodeCertificates
-from orchestrator.delivery.http.server import KeyServer
 from orchestrator.events.delivery import DeliveryEvent, KeysRefused
 from orchestrator.hub.agent import Agent
 from orchestrator.keystore.lanes import Lane, SplitRule
@@ -158,30 +154,3 @@ class NodeApplications:
         if now - self._reported_s >= REPORT_EVERY_S:
             self._reported_s = now
             self._on_change()
-
-
-@contextmanager
-def serving(
-    testbed: Testbed, name: str, office: KeyOffice, secrets_dir: Path, tell: Callable[[DeliveryEvent], None]
-) -> Iterator[str]:
-    """Serve the applications of ``name`` over HTTPS; gives the address, empty where it has none.
-
-    Raises CertificateError or KeyServerError.
-    """
-    if not any(entry.user == name for entry in testbed.sae.values()):
-        yield ""
-        return
-    certificates = NodeCertificates.load(secrets_dir, name)
-    listen = testbed.user(name).etsi014
-    server = KeyServer(
-        office,
-        certificates=certificates,
-        known=office.serves,
-        listen="127.0.0.1:0" if listen == AUTO else listen,
-        tell=tell,
-    )
-    server.start()
-    try:
-        yield server.url
-    finally:
-        server.close()

@@ -36,8 +36,9 @@ from orchestrator.processes.calibrating import Calibrating
 from orchestrator.processes.data_sets import DataSets
 from orchestrator.processes.interlock_causes import sensor_watch
 from orchestrator.processes.node import Node
-from orchestrator.processes.node_applications import NodeApplications, serving
+from orchestrator.processes.node_applications import NodeApplications
 from orchestrator.processes.node_control import NODE_ERRORS, NodeControl
+from orchestrator.processes.node_https import serving
 from orchestrator.processes.node_store import open_node_store
 from orchestrator.processes.readings_told import ReadingsTold
 from orchestrator.processes.role_records import lane_books

@@ -50,8 +50,8 @@ def test_a_first_line_of_a_newer_version_is_a_clear_error_and_not_a_timeout(prin
         ChildError, match=r"starting alice: unknown event MeshNodeServing from alice \(a newer"
     ):
         printing(newer).ready(["alice"], 30)
-    more = line_of(READY)[:-1] + ',"etsi014":"https://127.0.0.1:6"}'
-    with pytest.raises(ChildError, match=r"unknown event NodeServing from alice .*etsi014"):
+    more = line_of(READY)[:-1] + ',"etsi020":"https://127.0.0.1:6"}'
+    with pytest.raises(ChildError, match=r"unknown event NodeServing from alice .*etsi020"):
         printing(more).ready(["alice"], 30)
 
 

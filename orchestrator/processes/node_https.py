@@ -1,0 +1,82 @@
+"""A node's server of keys: over its desk, with the node's certificates, where the testbed file says.
+
+A node without applications serves nobody.  One whose certificates cannot be used goes on making key and serving its own
+client: what is wrong is in its log, counted, and its ready line names no address.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lab.testbed import AUTO, Testbed
+from orchestrator.delivery.applications.office import KeyOffice
+from orchestrator.delivery.certificates import CertificateError, NodeCertificates
+from orchestrator.delivery.http.server import KeyServer, KeyServerError
+from orchestrator.events.delivery import (
+    DeliveryEvent,
+    KeyCallerTurnedAway,
+    KeyRequestAnswered,
+    KeyServerFault,
+)
+
+logger = logging.getLogger(__name__)
+OWN_MACHINE = "127.0.0.1:0"
+
+
+@contextmanager
+def serving(
+    testbed: Testbed,
+    name: str,
+    office: KeyOffice,
+    secrets_dir: Path,
+    tell: Callable[[DeliveryEvent], None],
+) -> Iterator[str]:
+    """Serve the applications of ``name`` over HTTPS; gives the address, empty where nobody is served."""
+
+    def told(event: DeliveryEvent) -> None:
+        tell(event)
+        log(event)
+
+    if not testbed.applications_of(name):
+        yield ""
+        return
+    listen = testbed.user(name).etsi014
+    try:
+        server = KeyServer(
+            office,
+            certificates=NodeCertificates.load(secrets_dir, name),
+            known=office.serves,
+            listen=OWN_MACHINE if listen == AUTO else listen,
+            tell=told,
+        )
+        server.start()
+    except (CertificateError, KeyServerError) as error:
+        logger.error("applications are not served: %s", error)
+        tell(KeyServerFault("starting", type(error).__name__))
+        yield ""
+        return
+    try:
+        yield server.url
+    finally:
+        server.close()
+
+
+def log(event: DeliveryEvent) -> None:
+    """A line for each request and whoever was turned away; texts of callers are quoted."""
+    if isinstance(event, KeyRequestAnswered):
+        logger.info(
+            "keys: %r %s %s %r: %d, %d keys, %.1f ms",
+            *(event.sae, event.method, event.endpoint, event.other),
+            *(event.status, event.keys, 1e3 * event.took_s),
+        )
+    elif isinstance(event, KeyCallerTurnedAway):
+        logger.warning(
+            "keys: %r at %s turned away: %s%s %s",
+            *(event.sae, event.address, event.why),
+            *(f" ({event.other_address})" if event.other_address else "", event.detail),
+        )
+    elif isinstance(event, KeyServerFault):
+        logger.error("keys: %s failed: %s", event.what, event.error)
