@@ -226,9 +226,13 @@ def _master(slave: str, asked: KeyRequest) -> KeysAskedAsMaster:
     return KeysAskedAsMaster(slave, _counted("number", asked.number), size_bits)
 
 
-def _counted(name: str, value: int | UnsetType) -> int | None:
+def _counted(name: str, value: int | float | UnsetType) -> int | None:
     if value is UNSET:
         return None
+    if isinstance(value, float):
+        if not value.is_integer():
+            raise KeyRequestRefusedError(400, f"{name} shall be an integer")
+        value = int(value)
     if not 1 <= value <= LARGEST_NUMBER:
         raise KeyRequestRefusedError(400, f"{name} shall be positive, and at most what the status says")
     return value

@@ -44,10 +44,10 @@ class Relayed(msgspec.Struct, frozen=True):
 
 
 class KeyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=_standard_name):
-    """Section 6.2; unset is not null, which no field may be."""
+    """Section 6.2; unset is not null, which no field may be.  In JSON, 256.0 is an integer as 256 is."""
 
-    number: int | UnsetType = UNSET
-    size: int | UnsetType = UNSET
+    number: int | float | UnsetType = UNSET
+    size: int | float | UnsetType = UNSET
     additional_slave_sae_ids: tuple[str, ...] = ()
     extension_mandatory: tuple[dict[str, msgspec.Raw], ...] = ()
     extension_optional: tuple[dict[str, msgspec.Raw], ...] = ()
