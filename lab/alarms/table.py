@@ -100,6 +100,12 @@ TABLE: dict[AlarmName, AlarmRow] = {
     "store": AlarmRow(
         "the key store needs a look", "make room on its disk and look at its permissions", severity="major"
     ),
+    "old-copy": AlarmRow(
+        "a key store is an old copy",
+        "find out who put it back, and see that nobody does: were both ends old, key would be used twice and nobody would know",
+        severity="major",
+        latching=True,
+    ),
     "data-sets": AlarmRow(
         "data sets and slow values wait to be written",
         "make room on the disk named, or let the role write there; nothing is lost for a day, and it goes on by itself",

@@ -68,6 +68,8 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "qunetlab keyrate --testbed simulated-four-node --pair alice-bob",
         "qunetlab keyrate --loss-db-a 5 --loss-db-b 5 --optimize --pulses 1e9",
     ),
+    "keys audit": ("qunetlab keys audit bench",),
+    "keys events": ("qunetlab keys events bench --pair alice-bob --last 100",),
     "keys meet": ("qunetlab keys meet alice-bob --testbed bench",),
     "keys reseed": (
         "qunetlab keys reseed alice-bob --new --testbed bench",
@@ -75,6 +77,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "keys revoke": ("qunetlab keys revoke fl-dave --testbed bench", "qunetlab keys revoke --list"),
     "keys show": ("qunetlab keys bench",),
+    "keys use": ("qunetlab keys use bench",),
     "metrics": ("qunetlab metrics bench --listen 127.0.0.1:9464",),
     "monitor": (
         "qunetlab monitor bench --role relay",

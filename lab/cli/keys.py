@@ -5,17 +5,21 @@ A running node is asked at its control socket; the store of a stopped one is ope
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from lab.runs.shown import echo
 from lab.runs.testbeds.folder import SECRETS, STATE, FolderError, find_testbed, own_testbed
 from lab.runs.testbeds.store_key import StoreKey
-from lab.testbed import Testbed, load_testbed
+from lab.testbed import load_testbed
 from orchestrator.events.status import pair_name
-from orchestrator.wire.control_socket import Keys, PairKeys
+from orchestrator.wire.control_socket import Keys, PairKeys, Request
+
+if TYPE_CHECKING:
+    from orchestrator.keystore.store import KeyStore
 
 
 class Store(PairKeys, frozen=True, kw_only=True, tag=False):
@@ -33,12 +37,10 @@ class Stores(msgspec.Struct, frozen=True):
 
 def show_stock(path: Path, state: Path | None, as_json: bool, store_key: str = "file") -> int:
     """Print the ledger of every pair of every node found."""
-    testbed_path = find_testbed(path) if state else own_testbed(path)
-    folder = state or testbed_path.parent / STATE
-    key = StoreKey.parse(store_key)
-    found = list(_nodes(load_testbed(testbed_path), testbed_path.parent / SECRETS, folder, key))
-    if not found:
-        raise FolderError(f"no key store under {folder}; nodes create theirs on first start")
+    from orchestrator.processes.node_control import keys_of
+    from orchestrator.wire.control_socket import ShowKeys
+
+    found: list[tuple[Keys, bool]] = list(of_nodes(path, state, store_key, ShowKeys(), keys_of))
     if as_json:
         rows = [
             Store(node=keys.node, running=running, **msgspec.structs.asdict(pair))
@@ -53,20 +55,36 @@ def show_stock(path: Path, state: Path | None, as_json: bool, store_key: str = "
     return 0
 
 
-def _nodes(testbed: Testbed, secrets: Path, folder: Path, key: StoreKey) -> Iterator[tuple[Keys, bool]]:
-    """The keys of every node of this machine, and whether it runs."""
-    from orchestrator.keystore.store import KeyStore
-    from orchestrator.processes.node_control import keys_of
-    from orchestrator.processes.node_store import STORE_FILE
-    from orchestrator.wire.control_socket import ShowKeys, ask, listens
+def of_nodes(
+    path: Path,
+    state: Path | None,
+    store_key: str,
+    request: Request,
+    of_store: Callable[[KeyStore], Any],
+    timeout_s: float = 30.0,
+) -> Iterator[tuple[Any, bool]]:
+    """What every node of this machine says to ``request``, and whether it runs; ``of_store`` asks the store of one that does not.
 
-    for user in testbed.user_names():
+    Raises FolderError where no node has a store here.
+    """
+    from orchestrator.keystore.store import KeyStore
+    from orchestrator.processes.node_store import STORE_FILE
+    from orchestrator.wire.control_socket import ask, listens
+
+    testbed_path = find_testbed(path) if state else own_testbed(path)
+    folder, secrets = state or testbed_path.parent / STATE, testbed_path.parent / SECRETS
+    key, found = StoreKey.parse(store_key), False
+    for user in load_testbed(testbed_path).user_names():
         store_path = folder / user / STORE_FILE
         if listens(folder / user):
-            yield ask(folder / user, ShowKeys()), True
+            found = True
+            yield ask(folder / user, request, timeout_s), True
         elif store_path.exists():
+            found = True
             with KeyStore.open(store_path, user, key.kek(user, secrets / user)) as store:
-                yield keys_of(store), False
+                yield of_store(store), False
+    if not found:
+        raise FolderError(f"no key store under {folder}; nodes create theirs on first start")
 
 
 def _row(node: str, pair: PairKeys, running: bool) -> str:
@@ -79,6 +97,9 @@ def _row(node: str, pair: PairKeys, running: bool) -> str:
     )
     if pair.kept:
         text += f"; {pair.kept} new secret waits for {pair.peer} to take its half"
+    if pair.old_copy:
+        whose = node if pair.old_copy == "self" else pair.peer
+        text += f"; THE STORE OF {whose} WAS AN OLD COPY: find out who put it back, and see that nobody does"
     if pair.waits:
         text += (
             f"; MEETINGS WAIT FOR AN OPERATOR: find out what spends authentication key, renew it (`qunetlab keys"

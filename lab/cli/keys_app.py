@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from lab.cli.completing import known_pairs
-from lab.cli.options import FolderOption, Json, StatePath, TestbedPath
+from lab.cli.options import FolderOption, Json, PairOption, StatePath, TestbedPath
 from lab.runs.testbeds.store_key import HELP as STORE_KEY_HELP
 
 StoreKeyOption = Annotated[
@@ -37,7 +37,7 @@ class ShowByDefault(TyperGroup):
 keys_app = typer.Typer(
     cls=ShowByDefault,
     no_args_is_help=True,
-    help="Key stock per pair (`keys TESTBED`), new secrets for a pair, refused keys.",
+    help="Key stock per pair (`keys TESTBED`), seals, use and events; new secrets for a pair, refused keys.",
 )
 
 
@@ -52,6 +52,45 @@ def show(
     from lab.cli.keys import show_stock
 
     raise typer.Exit(show_stock(testbed, state, as_json, store_key))
+
+
+@keys_app.command()
+def audit(
+    testbed: TestbedPath,
+    state: StatePath = None,
+    store_key: StoreKeyOption = "file",
+    as_json: Json = False,
+) -> None:
+    """Open every seal of the stores on this machine once, and check their books; which do not open, never bits."""
+    from lab.cli.keys_looked import audit_keys
+
+    raise typer.Exit(audit_keys(testbed, state, as_json, store_key))
+
+
+@keys_app.command()
+def use(
+    testbed: TestbedPath,
+    state: StatePath = None,
+    store_key: StoreKeyOption = "file",
+    as_json: Json = False,
+) -> None:
+    """What each application (SAE) was given by the nodes on this machine, so far and today."""
+    from lab.cli.keys_looked import show_use
+
+    raise typer.Exit(show_use(testbed, state, as_json, store_key))
+
+
+@keys_app.command()
+def events(
+    testbed: TestbedPath,
+    pair: PairOption = None,
+    last: Annotated[int, typer.Option(min=1, help="How many of the latest.")] = 40,
+    as_json: Json = False,
+) -> None:
+    """What became of key at the nodes on this machine: blocks stored and given up, ranges taken and burnt, starts."""
+    from lab.cli.keys_looked import show_events
+
+    raise typer.Exit(show_events(testbed, pair, last, as_json))
 
 
 @keys_app.command()

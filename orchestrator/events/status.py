@@ -218,6 +218,7 @@ AlarmName: TypeAlias = Literal[
     "calibration-age",
     "instrument",
     "store",
+    "old-copy",
     "data-sets",
     "intensity",
 ]

@@ -53,6 +53,14 @@ class MacKeys:
         other = Lane.AUTH_BA if own is Lane.AUTH_AB else Lane.AUTH_AB
         return PairMacs(keys[own], keys[other])
 
+    def generations(self, peer: str) -> tuple[int, ...]:
+        """The generations of a pair that there are keys of."""
+        with self._core.lock:
+            rows = self._core.db.query(
+                "SELECT DISTINCT generation FROM mac_keys WHERE peer = ? ORDER BY generation", peer
+            )
+        return tuple(int(row[0]) for row in rows)
+
     def holds(self, peer: str, generation: int, secret: InstalledSecret) -> bool:
         """Whether the keys of ``generation`` are those that were set aside from ``secret``."""
         kept = self.get(peer, generation)

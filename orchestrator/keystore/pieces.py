@@ -18,7 +18,7 @@ import numpy as np
 
 from orchestrator.bits import packed_size
 from orchestrator.keystore.database import Database
-from orchestrator.keystore.errors import StoreError
+from orchestrator.keystore.errors import SealError, StoreError
 from orchestrator.keystore.lanes import Lane, Part, Range
 from orchestrator.keystore.sealing import Kek, seal, unseal
 from orchestrator.randomness import RandomBytes
@@ -192,6 +192,20 @@ class Pieces:
             block,
         )
         return join([self._open(row[0], row[1], _Row(*row[2:])) for row in rows])
+
+    def objection(self, piece: int) -> str:
+        """Why a piece, by its row, cannot be unsealed; empty where it can, or is gone.  What is inside is wiped."""
+        rows = self._db.query(
+            "SELECT peer, lane, id, block, place, COALESCE(start, 0), n_bits, wrapped_key, sealed FROM pieces"
+            " WHERE id = ?",
+            piece,
+        )
+        try:
+            for row in rows:
+                self._open(row[0], row[1], _Row(*row[2:])).wipe()
+        except SealError as error:
+            return str(error)
+        return ""
 
     def burn(self, peer: str, lane: Lane, unwanted: Range) -> int:
         """Destroy whatever is stored of ``unwanted``; the number of bits destroyed."""

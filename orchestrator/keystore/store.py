@@ -53,6 +53,7 @@ from orchestrator.keystore.letters import NONCE_BYTES, Letters
 from orchestrator.keystore.mac_keys import MacKeys
 from orchestrator.keystore.pieces import Pieces
 from orchestrator.keystore.reservations import Reservations
+from orchestrator.keystore.seal_audit import SealAudit, audit
 from orchestrator.keystore.sealing import Kek
 from orchestrator.keystore.windows import Windows
 from orchestrator.randomness import RandomBytes, random_bytes
@@ -179,6 +180,10 @@ class KeyStore:
             if error is None:
                 raise
             logger.warning("%s", failure)  # the error on its way says what went wrong first
+
+    def audit(self) -> SealAudit:
+        """Open every seal once and check the books; a running node goes on meanwhile."""
+        return audit(self._core, self.mac_keys, self.generations)
 
     # Peers, their initial secrets and authentication bits.
 

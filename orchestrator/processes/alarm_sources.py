@@ -95,6 +95,23 @@ class Refusals:
                 yield Observed("tampering", float(total - before), at_s, peer=peer, text=f"in all {words}")
 
 
+class OldCopies:
+    """Stores that a meeting found to be restored from an old copy, until the process is started again."""
+
+    def __init__(self, name: str, workers: Mapping[str, PairWorker]) -> None:
+        self._name = name
+        self._workers = workers
+
+    def __call__(self) -> Iterator[Observed]:
+        for peer, worker in self._workers.items():
+            if worker.old_copy:
+                whose = self._name if worker.old_copy == "self" else peer
+                text = (
+                    f"{whose} knew less of the pair's key than had been used; that key was burnt at both ends"
+                )
+                yield Observed("old-copy", at_s=runtime.now(), peer=peer, text=text)
+
+
 class BlockErrors:
     """The error rate of the latest block with each peer."""
 

@@ -32,6 +32,7 @@ from orchestrator.postprocessing.block import BlockResult, run_block
 from orchestrator.postprocessing.conversation import BlockAborted
 from orchestrator.processes.alarm_sources import (
     BlockErrors,
+    OldCopies,
     Refusals,
     Source,
     of_station,
@@ -130,6 +131,7 @@ class Node:
             of_store(store, self.waits_why),
             of_station(lambda: light.stays_in()),
             Refusals(self.workers),
+            OldCopies(name, self.workers),
             self._errors,
         ]
         self.alarms = AlarmWatch(agent, name, testbed.alarm_table(), [*own, *sources], emit, state_dir)

@@ -1,4 +1,5 @@
-"""What a running node answers at its control socket: its keys, new secrets, a meeting, and who is revoked."""
+"""What a running node answers at its control socket: its keys and their seals, what applications used, new secrets,
+a meeting, and who is revoked."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 from lab.testbed import Testbed
 from orchestrator.keystore.errors import KeyStoreError
 from orchestrator.keystore.store import KeyStore
+from orchestrator.processes.node_applications import utc_day
 from orchestrator.processes.node_store import take_secret
 from orchestrator.wire.control_socket import (
     AcknowledgeAlarm,
@@ -26,17 +28,27 @@ from orchestrator.wire.control_socket import (
 )
 from orchestrator.wire.gate import Gate
 from orchestrator.wire.gate_control import CONTROL_ERRORS, answer_about_gate
+from orchestrator.wire.key_control import AuditKeys, KeysAudited, SaeUse, ShowUse, Unopened, Use
 
 if TYPE_CHECKING:
     from orchestrator.processes.alarm_watch import AlarmWatch
     from orchestrator.processes.pair_worker import PairWorker
 
+MOST_UNOPENED = 100
+"""Seals that do not open, told one by one."""
 NODE_ERRORS = (*CONTROL_ERRORS, KeyStoreError)
 """What becomes a plain answer at the control socket of a node."""
 
 
-def keys_of(store: KeyStore, waits: Callable[[str], bool] = lambda peer: False) -> Keys:
-    """Counts of every pair of a store, never bits; ``waits`` says whose meetings wait for an operator."""
+def keys_of(
+    store: KeyStore,
+    waits: Callable[[str], bool] = lambda peer: False,
+    old_copy: Callable[[str], str] = lambda peer: "",
+) -> Keys:
+    """Counts of every pair of a store, never bits.
+
+    ``waits`` says whose meetings wait for an operator, ``old_copy`` whose store one found to be restored.
+    """
     low = store.auth_alarms()
     pairs = []
     for peer in store.peers():
@@ -54,9 +66,37 @@ def keys_of(store: KeyStore, waits: Callable[[str], bool] = lambda peer: False) 
                 {**asdict(epsilons), "total": epsilons.total},
                 peer in low,
                 waits(peer),
+                old_copy(peer),
             )
         )
     return Keys(store.owner, pairs)
+
+
+def audited(store: KeyStore) -> KeysAudited:
+    """Every seal of a store opened once."""
+    found = store.audit()
+    told = [
+        Unopened(each.peer, each.what, each.start, each.n_bits, each.block_id, each.why)
+        for each in found.unopened[:MOST_UNOPENED]
+    ]
+    return KeysAudited(
+        store.owner,
+        found.opened,
+        found.opened_bits,
+        len(found.unopened),
+        told,
+        found.books,
+        store.uncut,
+    )
+
+
+def use_of(store: KeyStore, today: int) -> Use:
+    """What applications were given, and on the UTC day ``today`` (days since 1970)."""
+    rows = [
+        SaeUse(sae, peer, side, keys, bits, store.windows.used_bits(sae, today))
+        for sae, peer, side, keys, bits in store.windows.uses()
+    ]
+    return Use(store.owner, rows)
 
 
 class NodeControl:
@@ -81,7 +121,13 @@ class NodeControl:
         match request:
             case ShowKeys():
                 held = {peer for peer, worker in self._workers.items() if worker.hold is not None}
-                return keys_of(self._store, held.__contains__)  # a peer that left the testbed has no worker
+                old = {peer: worker.old_copy for peer, worker in self._workers.items()}
+                # A peer that left the testbed has no worker.
+                return keys_of(self._store, held.__contains__, lambda peer: old.get(peer, ""))
+            case AuditKeys():
+                return audited(self._store)
+            case ShowUse():
+                return use_of(self._store, utc_day())
             case TakeSecret(path):
                 try:
                     peer = take_secret(self._store, self._testbed, Path(path))

@@ -104,6 +104,8 @@ class PairWorker:
         self._pause = pause or self._stop.wait
         self._again = runtime.event()
         self._line: Line | None = None
+        self.old_copy: str = ""
+        """Whose store a meeting found to be an old copy since this process began: ``self`` or ``peer``; empty: nobody's."""
 
     def start(self) -> None:
         """Start meeting the peer."""
@@ -271,6 +273,7 @@ class PairWorker:
                 settled.burnt_bits,
                 settled.rolled_back or "nobody",
             )
+        self.old_copy = settled.rolled_back or self.old_copy
         self._line.heard_s = self._clock()
         logger.info("met %s", self.peer)
         return True

@@ -29,6 +29,7 @@ from orchestrator.events.status import Alarm
 from orchestrator.wire.attack_control import AttackRequest, AttackShown
 from orchestrator.wire.codec import Message, WireError, decode, encode
 from orchestrator.wire.fields import Seconds
+from orchestrator.wire.key_control import KeyReply, KeyRequest
 from orchestrator.wire.queue_control import QueueReply, QueueRequest
 
 logger = logging.getLogger(__name__)
@@ -122,6 +123,7 @@ class ShelveAlarm(Message, frozen=True):
 
 Request: TypeAlias = (
     ShowKeys
+    | KeyRequest
     | TakeSecret
     | MeetNow
     | Revoke
@@ -148,7 +150,10 @@ class Ask(Message, frozen=True):
 
 
 class PairKeys(Message, frozen=True):
-    """What a node holds with one peer, in bits; ``kept`` secrets wait for the peer to take its half."""
+    """What a node holds with one peer, in bits; ``kept`` secrets wait for the peer to take its half.
+
+    ``old_copy``: whose store, ``self`` or ``peer``, a meeting found to be restored since the node was started.
+    """
 
     peer: str
     generation: int
@@ -161,6 +166,7 @@ class PairKeys(Message, frozen=True):
     epsilons: dict[str, float]
     low: bool = False
     waits: bool = False
+    old_copy: str = ""
 
 
 class Keys(Message, frozen=True):
@@ -221,7 +227,9 @@ class Failed(Message, frozen=True):
     text: str
 
 
-Reply: TypeAlias = Keys | Revoked | Standing | InterlockState | QueueReply | AttackShown | Done | Failed
+Reply: TypeAlias = (
+    Keys | KeyReply | Revoked | Standing | InterlockState | QueueReply | AttackShown | Done | Failed
+)
 
 
 class ControlSocket:

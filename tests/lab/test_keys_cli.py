@@ -22,9 +22,12 @@ from orchestrator.keystore.lanes import AUTH_STOP_BITS
 from orchestrator.keystore.pair_macs import MAC_KEY_BITS
 from orchestrator.keystore.pair_secret import PairSecret, PairSecretError
 from orchestrator.keystore.store import KeyStore
+from orchestrator.processes.node_applications import utc_day
 from orchestrator.processes.node_control import NODE_ERRORS, NodeControl
 from orchestrator.processes.node_store import open_node_store
 from orchestrator.processes.pair_worker import LowWater
+from orchestrator.records.keeping import Records
+from orchestrator.records.kinds import BlockEnded, PadsTaken, Span
 from orchestrator.wire.control_socket import ControlSocket
 from orchestrator.wire.gate import Gate
 from orchestrator.wire.revoked import RevokedKeys
@@ -46,6 +49,8 @@ class Worker:
     def go_on(self) -> None:
         self.went_on += 1
         self.hold = None
+
+    old_copy = ""
 
 
 class Bench:
@@ -214,3 +219,76 @@ def test_a_pair_that_waits_for_an_operator_is_shown_and_let_go_on(
     assert [bench.workers[a][b].went_on for a, b in (ENDS, ENDS[::-1])] == [1, 0]
     assert "MEETINGS WAIT" not in qunetlab("keys", str(bench.path)).stdout
     assert keys("meet", "carol-dave").returncode == 2
+
+
+def test_an_audit_opens_the_seals_of_running_nodes_and_says_which_do_not_open(
+    bench: Bench, qunetlab: Any
+) -> None:
+    said = qunetlab("keys", "audit", str(bench.path), "--json")
+    assert said.returncode == 0, said.stderr
+    stores = {row["node"]: row for row in json.loads(said.stdout)["stores"]}
+    assert set(stores) == {"alice", "bob"}
+    assert stores["alice"]["running"]
+    assert stores["alice"]["bits"] == sum(
+        bench.stores["alice"].ledger(peer).stored for peer in ("bob", "carol", "dave")
+    )
+    assert stores["alice"]["unopened"] == []
+    store = bench.stores["bob"]
+    with store._core.transaction():
+        store._core.db.write(
+            "UPDATE pieces SET sealed = zeroblob(100) WHERE peer = 'alice' AND lane = 'auth_ba'"
+        )
+    said = qunetlab("keys", "audit", str(bench.path))
+    assert said.returncode == 1
+    assert "bob (running): " in said.stdout
+    assert "1 DO NOT OPEN; books balance" in said.stdout
+    assert (
+        "alice-bob: lane auth_ba from 0 on" in said.stdout
+        or "bob-alice: lane auth_ba from 0 on" in said.stdout
+    )
+
+
+def test_a_store_that_was_put_back_is_told(bench: Bench, qunetlab: Any) -> None:
+    bench.workers["alice"]["bob"].old_copy = "peer"
+    rows = json.loads(qunetlab("keys", str(bench.path), "--json").stdout)["stores"]
+    assert [(row["node"], row["peer"]) for row in rows if row["old_copy"]] == [("alice", "bob")]
+    assert "THE STORE OF bob WAS AN OLD COPY" in qunetlab("keys", str(bench.path)).stdout
+
+
+def test_use_is_told_by_application_with_its_quota(bench: Bench, qunetlab: Any) -> None:
+    assert "no application was given any key yet" in qunetlab("keys", "use", str(bench.path)).stdout
+    store = bench.stores["alice"]
+    with store._core.transaction():
+        store._core.db.write("INSERT INTO sae_use VALUES ('app1', 'bob', 'master', ?, 2, 512)", utc_day())
+    said = qunetlab("keys", "use", str(bench.path), "--json")
+    (row,) = json.loads(said.stdout)["use"]
+    assert (row["node"], row["sae"], row["peer"], row["bits"], row["bits_today"]) == (
+        "alice",
+        "app1",
+        "bob",
+        512,
+        512,
+    )
+    assert "app1" in qunetlab("keys", "use", str(bench.path)).stdout
+
+
+def test_events_are_what_nodes_have_on_record(bench: Bench, qunetlab: Any) -> None:
+    assert "no node has records" in qunetlab("keys", "events", str(bench.path)).stderr
+    records = Records.of_role(bench.state("alice"), "alice", "0", "")
+    block = {"epoch": 1, "lease_number": 2, "owner": "alice", "block_id": "1/2"}
+    lanes = {"mask": Span(0, 800)}
+    records.keep(BlockEnded(first="alice", second="bob", stored=True, secret_bits=900, lanes=lanes, **block))
+    records.keep(BlockEnded(first="alice", second="carol", stored=False, reason="QBER too high", **block))
+    taken = {"run_id": "r", "context": "", "participants": ("alice", "bob"), "ranges": {"bob": Span(0, 64)}}
+    records.keep(PadsTaken(owner="alice", round=3, burnt=True, **taken))
+    said = qunetlab("keys", "events", str(bench.path), "--pair", "alice-bob", "--json")
+    told = [(each["peer"], each["what"], each["bits"]) for each in json.loads(said.stdout)["events"]]
+    assert told == [("", "store opened", None), ("bob", "block stored", 900), ("bob", "burnt", 64)]
+    text = qunetlab("keys", "events", str(bench.path), "--last", "2").stdout
+    assert "QBER too high" in text
+    assert "2 before these" in text
+    with (bench.state("alice") / "records" / "records.jsonl").open("ab") as file:
+        file.write(b'{"broken": 1}\n')
+    said = qunetlab("keys", "events", str(bench.path))
+    assert said.returncode == 1
+    assert "1 of its records are damaged" in said.stderr

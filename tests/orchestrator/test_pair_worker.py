@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lab.alarms.book import AlarmBook
+from lab.alarms.table import TABLE
 from orchestrator.keystore.agreement import deposit_block, reserve
 from orchestrator.keystore.errors import KeyStoreError
 from orchestrator.keystore.lanes import AUTH_STOP_BITS, Lane, PairEnd, Range, outgoing_auth
@@ -19,6 +21,7 @@ from orchestrator.keystore.pair_secret import PairSecret
 from orchestrator.keystore.sealing import Kek
 from orchestrator.keystore.store import KeyStore
 from orchestrator.postprocessing.conversation import BlockAborted
+from orchestrator.processes.alarm_sources import OldCopies
 from orchestrator.processes.pair_worker import (
     LONGEST_WAIT_S,
     LOW_WATER_BITS,
@@ -87,8 +90,11 @@ class Pair:
             secrets = [SecretBits.from_bytes(data) for data in shared]
             store.install_initial_secret(peer, *secrets, pair_end=pair_end)
             self.stores.append(store)
+        self._begin()
+
+    def _begin(self) -> None:
         self.board = Switchboard()
-        for side, (_, peer, _) in enumerate(names):
+        for side, peer in enumerate(("bob", "alice")):
             agent = FakeAgent(self.board, side, peer)
             worker = PairWorker(agent, self.stores[side], peer)  # type: ignore[arg-type]
             self.board.workers.append(worker)
@@ -100,6 +106,13 @@ class Pair:
             worker.submit(name, conversation, PATIENCE_S)  # type: ignore[arg-type]
             for worker, conversation in zip(self.board.workers, conversations, strict=True)
         ]
+
+    def restarted(self, folder: Path) -> None:
+        """Both are started again with what lies in ``folder``."""
+        self.stores = [
+            KeyStore.open(folder / f"{name}.sqlite", name, Kek(bytes(32))) for name in ("alice", "bob")
+        ]
+        self._begin()
 
     def close(self) -> None:
         for worker in self.board.workers:
@@ -154,6 +167,33 @@ def test_blocks_and_reservations_submitted_at_once_all_succeed_in_one_order(pair
     ledgers = [store.ledger(peer) for store, peer in zip(pair.stores, ("bob", "alice"), strict=True)]
     assert ledgers[0] == ledgers[1]
     assert pair.board.lines == 1
+
+
+@pytest.mark.parametrize("old", ["alice", "bob"])
+def test_both_ends_say_whose_store_was_put_back_from_an_old_copy(tmp_path: Path, old: str) -> None:
+    pair = Pair(tmp_path)
+    results(deposit(pair, "block/1/1", bytes(BLOCK_BITS // 8)))
+    assert [worker.old_copy for worker in pair.board.workers] == ["", ""]
+    pair.close()
+    copy = (tmp_path / f"{old}.sqlite").read_bytes()
+    pair.restarted(tmp_path)
+    for k in range(2):
+        name, context = f"reserve/{k}", bytes([k]) * 32
+        results(pair.both(name, reservation(pair, 0, context), reservation(pair, 1, context)))
+    pair.close()
+    (tmp_path / f"{old}.sqlite").write_bytes(copy)
+    pair.restarted(tmp_path)
+    try:
+        results(pair.both("reserve/9", reservation(pair, 0, b"9" * 32), reservation(pair, 1, b"9" * 32)))
+        told = [worker.old_copy for worker in pair.board.workers]
+        assert told == (["self", "peer"] if old == "alice" else ["peer", "self"])
+        workers = dict(zip(("bob", "alice"), pair.board.workers, strict=True))
+        (observed,) = OldCopies("alice", {"bob": workers["bob"]})()
+        (alarm,) = AlarmBook("alice", TABLE).observe([observed], 0.0)
+        assert (alarm.name, alarm.peer, alarm.severity) == ("old-copy", "bob", "major")
+        assert alarm.text.startswith(f"{old} knew less")
+    finally:
+        pair.close()
 
 
 def test_a_failed_job_is_reported_on_both_sides_and_the_two_meet_again(pair: Pair) -> None:

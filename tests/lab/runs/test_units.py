@@ -115,7 +115,7 @@ def test_a_role_reaches_no_secrets_of_the_others_on_its_machine_but_its_own_clie
         f"InaccessiblePaths=-/srv/ring/{place}/{role}"
         for place in ("secrets", "state")
         for role in ("bob", "fl-bob", "relay")
-    }
+    } | {"InaccessiblePaths=-/srv/ring/secrets/authority"}
 
 
 def test_roles_start_behind_those_they_need_and_stop_before_them() -> None:

@@ -38,6 +38,7 @@ from orchestrator.delivery.certificates import (
     common_name,
     read_certificate,
 )
+from orchestrator.delivery.http.proving import Proving
 
 SAES = {"app1": "alice", "app2": "bob"}
 NOW = datetime.now(UTC)
@@ -162,14 +163,8 @@ def shake_hands(server: ssl.SSLContext, client: ssl.SSLContext) -> tuple[bytes |
     return told[0]
 
 
-def served_by(node: NodeCertificates) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.verify_mode = ssl.CERT_REQUIRED
-    context.verify_flags |= ssl.VERIFY_X509_STRICT
-    context.load_cert_chain(node.certificate, node.key)
-    context.load_verify_locations(node.authority)
-    return context
+def context_of(node: NodeCertificates) -> ssl.SSLContext:
+    return Proving(node).context()
 
 
 def client_with(folder: Path, authority: Path | None = None) -> ssl.SSLContext:
@@ -181,7 +176,7 @@ def client_with(folder: Path, authority: Path | None = None) -> ssl.SSLContext:
 def test_a_node_refuses_a_caller_from_the_moment_its_list_says_so(bench: Path) -> None:
     testbed, secrets = secrets_of(bench)
     node = NodeCertificates.load(secrets / "alice", "alice")
-    der, _ = shake_hands(served_by(node), client_with(secrets / "sae-app1"))
+    der, _ = shake_hands(context_of(node), client_with(secrets / "sae-app1"))
     assert der is not None
     caller = x509.load_der_x509_certificate(der)
     assert common_name(caller.subject) == "app1"
@@ -226,7 +221,7 @@ def test_tls_itself_refuses_strangers_the_expired_and_certificates_of_nodes(
     testbed, secrets = secrets_of(bench)
     authority, context = (
         secrets / "authority" / "ca.pem",
-        served_by(NodeCertificates.load(secrets / "alice", "alice")),
+        context_of(NodeCertificates.load(secrets / "alice", "alice")),
     )
     make_certificates(testbed, tmp_path / "other", NOW)
     strange = client_with(tmp_path / "other" / "sae-app1", authority)

@@ -1,0 +1,92 @@
+"""What became of key at the nodes of a machine, from the records that they write: made, given out, given up, burnt.
+
+Deliveries to applications are not on record one by one, for there may be hundreds in a second: their sums are in the store
+(`qunetlab keys use`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from pathlib import Path
+
+import msgspec
+
+from orchestrator.events.common import Unknown
+from orchestrator.records.chain import read_chain
+from orchestrator.records.keeping import CHAIN_FILE, RECORDS
+from orchestrator.records.kinds import AnyRecord, BlockEnded, PadsTaken, RoleStarted, RoleStopped, record_of
+
+
+class KeyEvent(msgspec.Struct, frozen=True):
+    """One thing that happened to key of ``node``, shared with ``peer`` (empty: with all).  ``bits`` is None where nothing is counted."""
+
+    at: datetime
+    node: str
+    peer: str
+    what: str
+    bits: int | None
+    about: str
+
+
+class KeyHistory(msgspec.Struct, frozen=True):
+    """The events of nodes, oldest first, and what could not be read."""
+
+    events: list[KeyEvent]
+    unread: list[str]
+
+
+def key_history(state: Path, users: Iterable[str]) -> KeyHistory:
+    """The events of all ``users`` with records below ``state``."""
+    found: list[KeyEvent] = []
+    unread: list[str] = []
+    for user in users:
+        path = state / user / RECORDS / CHAIN_FILE
+        if not path.exists():
+            continue
+        try:
+            lines = read_chain(path).lines
+        except OSError as error:
+            unread.append(f"{path}: {error.strerror or error}")
+            continue
+        strange = 0
+        for line in lines:
+            record = None if line is None else record_of(bytes(line.record))
+            if record is None or isinstance(record, Unknown):
+                strange += 1
+            else:
+                found.extend(_events(user, record))
+        if strange:
+            unread.append(f"{path}: {strange} of its records are damaged or of another version")
+    return KeyHistory(sorted(found, key=lambda each: each.at), unread)
+
+
+def _events(node: str, record: AnyRecord) -> Iterator[KeyEvent]:
+    match record:
+        case BlockEnded(stored=True):
+            lanes = ", ".join(f"{lane} {span.n_bits:,}" for lane, span in record.lanes.items())
+            yield KeyEvent(
+                record.at,
+                node,
+                record.peer,
+                "block stored",
+                record.secret_bits,
+                f"{record.block_id}: {lanes}",
+            )
+        case BlockEnded():
+            yield KeyEvent(record.at, node, record.peer, "block given up", None, record.reason)
+        case PadsTaken():
+            what = "burnt" if record.burnt else "taken for a round"
+            for peer, span in record.ranges.items():
+                about = f"round {record.round} of run {record.run_id}, mask from {span.start} on"
+                yield KeyEvent(record.at, node, peer, what, span.n_bits, about)
+        case RoleStarted():
+            about = "what was reserved, and open windows, are burnt"
+            yield KeyEvent(record.at, node, "", "store opened", None, about)
+        case RoleStopped():
+            by_peer: dict[str, tuple[int, int]] = {}
+            for lane in record.lanes:
+                stored, burnt = by_peer.get(lane.peer, (0, 0))
+                by_peer[lane.peer] = stored + lane.stored, burnt + lane.burnt
+            for peer, (stored, burnt) in by_peer.items():
+                yield KeyEvent(record.at, node, peer, "store closed", stored, f"{burnt:,} burnt so far")
