@@ -18,10 +18,11 @@ from lab.cli.revoke import revoke_role
 from lab.runs.testbeds.folder import create_folder, template_path
 from lab.testbed import load_testbed
 from orchestrator.keystore.errors import AuthLaneExhaustedError
-from orchestrator.keystore.lanes import AUTH_STOP_BITS
+from orchestrator.keystore.lanes import AUTH_STOP_BITS, Lane
 from orchestrator.keystore.pair_macs import MAC_KEY_BITS
 from orchestrator.keystore.pair_secret import PairSecret, PairSecretError
 from orchestrator.keystore.store import KeyStore
+from orchestrator.keystore.windows import Use
 from orchestrator.processes.node_applications import utc_day
 from orchestrator.processes.node_control import NODE_ERRORS, NodeControl
 from orchestrator.processes.node_store import open_node_store
@@ -259,7 +260,7 @@ def test_use_is_told_by_application_with_its_quota(bench: Bench, qunetlab: Any) 
     assert "no application was given any key yet" in qunetlab("keys", "use", str(bench.path)).stdout
     store = bench.stores["alice"]
     with store._core.transaction():
-        store._core.db.write("INSERT INTO sae_use VALUES ('app1', 'bob', 'master', ?, 2, 512)", utc_day())
+        store.windows._book("bob", Lane.OTP_AB, [Use("app1", "master", utc_day(), 2, 512)])
     said = qunetlab("keys", "use", str(bench.path), "--json")
     (row,) = json.loads(said.stdout)["use"]
     assert (row["node"], row["sae"], row["peer"], row["bits"], row["bits_today"]) == (

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 from orchestrator import runtime
-from orchestrator.keystore.lanes import SplitRule
+from orchestrator.keystore.lanes import Lane, SplitRule
 from orchestrator.keystore.pair_secret import PairSecret
 from orchestrator.keystore.pieces import PIECE_BITS
 from orchestrator.keystore.sealing import Kek
 from orchestrator.keystore.store import KeyStore
+from orchestrator.keystore.windows import Use
 from orchestrator.processes.node_control import MOST_UNOPENED, audited, use_of
 from orchestrator.secret import SecretBits
 
@@ -141,8 +142,9 @@ def _some() -> list[Any]:
 
 def test_use_by_application_is_what_the_store_booked(path: Path) -> None:
     with open_store(path) as store:
-        store._core.db.write("INSERT INTO sae_use VALUES ('app1', 'bob', 'master', 20000, 3, 768)")
-        store._core.db.write("INSERT INTO sae_use VALUES ('app1', 'bob', 'master', 20001, 1, 256)")
+        uses = [Use("app1", "master", 20000, 3, 768), Use("app1", "master", 20001, 1, 256)]
+        with store._core.transaction():
+            store.windows._book("bob", Lane.OTP_AB, uses)
         (row,) = use_of(store, 20001).rows
         assert (row.sae, row.peer, row.side, row.keys, row.bits, row.bits_today) == (
             *("app1", "bob", "master", 4),
