@@ -145,9 +145,11 @@ def serve_uvicorn_with_a_layer(folder: Path, port: int) -> None:
             subject = transport.get_extra_info("peercert")["subject"]
             name, inner = dict(part[0] for part in subject)["commonName"], self.app
             self.deadline = self.loop.call_later(DEADLINE_S, transport.close)
+            self.in_header = True
 
             async def named(scope: Any, receive: Any, send: Any) -> None:
                 self.deadline.cancel()
+                self.in_header = False
                 scope.setdefault("extensions", {})["tls"] = {"client_cert_name": name}
                 async with asyncio.timeout(DEADLINE_S):
                     await inner(scope, receive, send)
@@ -155,9 +157,9 @@ def serve_uvicorn_with_a_layer(folder: Path, port: int) -> None:
             self.app = named  # type: ignore[assignment]
 
         def data_received(self, data: bytes) -> None:
-            if self.cycle is None or self.cycle.response_complete:
-                self.deadline.cancel()
+            if not self.in_header and (self.cycle is None or self.cycle.response_complete):
                 self.deadline = self.loop.call_later(DEADLINE_S, self.transport.close)
+                self.in_header = True
             super().data_received(data)
 
     uvicorn.Server(uvicorn_config(folder, port, http=Layer, loop="asyncio")).run()

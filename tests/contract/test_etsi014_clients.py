@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from served_keys import ServedKeys, served_keys
@@ -80,3 +82,16 @@ def test_curl(served: ServedKeys) -> None:
         check=True,
     )
     assert len(json.loads(ran.stdout)["keys"]) == 2
+
+
+def test_the_example_of_the_page(served: ServedKeys) -> None:
+    example = Path(__file__).resolve().parents[2] / "docs" / "scripts" / "draw_keys.py"
+    folders = (served.secrets / f"sae-{name}" for name in ("app1", "app2"))
+    ran = subprocess.run(
+        [sys.executable, str(example), served.alice, served.bob, *map(str, folders)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert ran.stdout == "3 keys of 256 bits at app1 and app2, alike: True\n"
