@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import get_args
 
-from orchestrator.events.delivery import KeysDelivered, KeysRefused
+from orchestrator.events.delivery import (
+    KeyCallerTurnedAway,
+    KeyRequestAnswered,
+    KeysDelivered,
+    KeyServerFault,
+    KeysRefused,
+)
 from orchestrator.events.inside import TagFailures
 from orchestrator.events.process import PeerLedger
 from orchestrator.events.status import BlockCause, BlockReport, Epsilons, Stock
@@ -287,5 +293,32 @@ KEYS = (
         ("sae", "reason", "side"),
         KeysRefused,
         lambda item, by: (((item.sae, item.reason, item.side), 1.0),),
+    ),
+    Metric(
+        "qunetlab_key_https_requests_total",
+        "adds",
+        "",
+        "Requests to the key server, by endpoint of ETSI GS QKD 014 (none: elsewhere) and status of HTTP",
+        ("endpoint", "status"),
+        KeyRequestAnswered,
+        lambda item, by: (((item.endpoint or "none", str(item.status)), 1.0),),
+    ),
+    Metric(
+        "qunetlab_key_callers_turned_away_total",
+        "adds",
+        "",
+        "Connections to the key server that were refused or closed, by why",
+        ("why",),
+        KeyCallerTurnedAway,
+        lambda item, by: (((item.why,), 1.0),),
+    ),
+    Metric(
+        "qunetlab_key_server_faults_total",
+        "adds",
+        "",
+        "Failures inside the key server, which its log names",
+        ("what",),
+        KeyServerFault,
+        lambda item, by: (((item.what,), 1.0),),
     ),
 )

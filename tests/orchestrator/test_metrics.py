@@ -13,7 +13,13 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families as families
 
 from orchestrator.events.common import Serving, Unknown
-from orchestrator.events.delivery import KeysDelivered, KeysRefused
+from orchestrator.events.delivery import (
+    KeyCallerTurnedAway,
+    KeyRequestAnswered,
+    KeysDelivered,
+    KeyServerFault,
+    KeysRefused,
+)
 from orchestrator.events.inside import Heartbeat, HubLink, Judged, Told
 from orchestrator.events.learning import ClientState
 from orchestrator.events.status import Alarm, BlockReport, LaneStock, LeaseStatus, Ready, RingStatus, Stock
@@ -160,6 +166,23 @@ def test_keys_are_counted_per_application() -> None:
     told = said(metrics)
     assert told["qunetlab_keys_delivered_bits_total"] == {("alice", "app1", "alice-bob", "master"): 1536.0}
     assert told["qunetlab_key_requests_refused_total"] == {("alice", "app1", "quota", "master"): 1.0}
+
+
+def test_requests_over_https_and_whoever_was_turned_away_are_counted() -> None:
+    metrics = book()
+    metrics.tell(KeyRequestAnswered("app1", "GET", "status", "app2", 200, 0, 0.001))
+    metrics.tell(KeyRequestAnswered("app1", "GET", "", "", 404, 0, 0.001))
+    metrics.tell(KeyCallerTurnedAway("10.0.0.2", "certificate in use at another address", "app1", "10.0.0.1"))
+    metrics.tell(KeyServerFault("the desk", "OSError"))
+    told = said(metrics)
+    assert told["qunetlab_key_https_requests_total"] == {
+        ("alice", "none", "404"): 1.0,
+        ("alice", "status", "200"): 1.0,
+    }
+    assert told["qunetlab_key_callers_turned_away_total"] == {
+        ("alice", "certificate in use at another address"): 1.0
+    }
+    assert told["qunetlab_key_server_faults_total"] == {("alice", "the desk"): 1.0}
 
 
 def test_a_source_that_fails_is_left_out_and_counted() -> None:
