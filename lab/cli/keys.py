@@ -82,6 +82,7 @@ def of_nodes(
         elif store_path.exists():
             found = True
             with KeyStore.open(store_path, user, key.kek(user, secrets / user)) as store:
+                store.settle_home()
                 yield of_store(store), False
     if not found:
         raise FolderError(f"no key store under {folder}; nodes create theirs on first start")

@@ -68,6 +68,10 @@ def node(
     secrets: SecretsPath = None,
     state: StatePath = None,
     store_key: StoreKeyOption = "file",
+    moved: Annotated[
+        bool,
+        typer.Option("--moved", help="The key store was used elsewhere, and nothing of it is left there."),
+    ] = False,
     metrics: MetricsListen = LOOPBACK,
     as_json: Json = False,
 ) -> None:
@@ -76,5 +80,5 @@ def node(
     from lab.runs.roles.processes import node_role
 
     name, testbed = told_apart(name, testbed)
-    role = partial(node_role, name, testbed, secrets, state, store_key, metrics=metrics)
+    role = partial(node_role, name, testbed, secrets, state, store_key, metrics=metrics, moved=moved)
     raise typer.Exit(run_role(name, role, as_json=as_json))

@@ -40,6 +40,7 @@ from orchestrator.keystore.deposits import Deposits, PendingDeposit
 from orchestrator.keystore.epsilons import EpsilonLedger, add_epsilons, epsilons_of
 from orchestrator.keystore.errors import RefusedError, StoreError
 from orchestrator.keystore.generations import Generations, secret_name
+from orchestrator.keystore.home import Home, check_home
 from orchestrator.keystore.lanes import (
     AUTH_ALARM_BITS,
     AUTH_LANES,
@@ -144,6 +145,21 @@ class KeyStore:
 
     def _burn_what_was_reserved(self) -> None:
         self.reservations.burn_open()
+
+    def settle_home(self, *, moved: bool = False) -> None:
+        """Remember that this file on this machine is the store; ``moved`` if another was.
+
+        Raises MovedStoreError for a copy that nobody spoke for; it is as it was then.
+        """
+        with self._core.lock:
+            db = self._core.db
+            (row,) = db.query("SELECT value FROM meta WHERE name = 'store_id'")
+            kept = db.query("SELECT value FROM meta WHERE name = 'home'")
+            here = Home.of(db.path, bytes(row[0]).decode())
+            home = check_home(db.path, None if moved or not kept else bytes(kept[0][0]), here)
+            if home is not None:
+                with db.transaction():
+                    db.write("INSERT OR REPLACE INTO meta VALUES ('home', ?)", home)
 
     def cut_log(self) -> None:
         """Write all back into the main file and cut the log, where deleted data keys still lie.

@@ -62,10 +62,12 @@ def run_node(
     records: Records | None = None,
     data_sets: DataSets | None = None,
     metrics: Metrics | None = None,
+    moved: bool = False,
 ) -> None:
     """Run the node until ``stop``; the caller leaves the instruments safe.
 
     ``current``: the testbed as it is calibrated at the moment of asking.  ``records`` get blocks and what left the store.
+    ``moved``: the store was used elsewhere, and is gone there.
     """
     from orchestrator.delivery.service import DeliveryService
     from orchestrator.wire.curve import load_keys
@@ -96,7 +98,7 @@ def run_node(
 
     ages = Polled(of_calibrations(current.book, name), CALIBRATION_EVERY_S, "calibrations")
     slow = Polled(of_instruments(station), INSTRUMENTS_EVERY_S, "instruments")
-    with ages, slow, open_node_store(testbed, name, secrets_dir, state_dir, kek) as store:
+    with ages, slow, open_node_store(testbed, name, secrets_dir, state_dir, kek, moved=moved) as store:
         agent = connect_agent(testbed, name, secrets_dir, book.tell)
         applications = NodeApplications(testbed, name, store, agent, tell=book.tell)
         calibrating = Calibrating(current, agent, emit, functools.partial(sets.begin, station))

@@ -39,11 +39,18 @@ class InitialSecretError(Exception):
 
 
 def open_node_store(
-    testbed: Testbed, name: str, secrets_dir: Path, state_dir: Path, kek: Kek | None = None
+    testbed: Testbed,
+    name: str,
+    secrets_dir: Path,
+    state_dir: Path,
+    kek: Kek | None = None,
+    *,
+    moved: bool = False,
 ) -> KeyStore:
     """Open the store of node ``name``; on the first start create it and install the initial secrets.
 
-    ``kek`` seals the store; without it, what ``store.key`` in the secrets folder holds.
+    ``kek`` seals the store; without it, what ``store.key`` in the secrets folder holds.  ``moved``: an operator says that a
+    store that was used elsewhere is gone there.
     Raises KeyStoreError, OSError (with its place), or InitialSecretError when a pair's secret is missing on the
     first start, or on that with a user who joined the testbed; in each case the initial secrets are still there.
     """
@@ -61,6 +68,7 @@ def open_node_store(
             f" store was made with; what lies in {initial} was left as it is"
         ) from error
     try:
+        store.settle_home(moved=moved)
         destroy_spent(initial)
         _install_joined(store, testbed, initial, path)
         for file in sorted(initial.glob(f"*{SUFFIX}")):

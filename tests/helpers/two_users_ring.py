@@ -13,7 +13,7 @@ from fewer_users import ring_of_users
 from lab.runs.following.observer import verdict_on
 from lab.runs.following.verdict import Verdict
 from lab.runs.interlocks import acknowledge, states
-from lab.runs.supervising.supervisor import Supervisor
+from lab.runs.supervising.supervisor import HONEST, Supervisor
 from lab.runs.testbeds.folder import create_folder, template_path
 from lab.runs.testbeds.machine import Machine
 from lab.testbed import load_testbed, write_testbed
@@ -56,6 +56,10 @@ class Ring:
         self.ledgers: dict[tuple[str, str], PeerLedger] = {}
         self.unsafe: list[str] | None = None
 
+    def program_of(self, role: str) -> tuple[str, ...]:
+        """The module that runs a role."""
+        return HONEST
+
     def start(self, role: str) -> None:
         path = str(self.path)
         arguments = {
@@ -71,7 +75,7 @@ class Ring:
             "orchestrator": ["orchestrator", path],
             "relay": ["relay", path],
         }.get(role, ["node", role, path])
-        self.supervisor.start(role, *arguments)
+        self.supervisor.start(role, *arguments, program=self.program_of(role))
 
     def start_all(self) -> None:
         self.start("simulate")

@@ -22,6 +22,7 @@ from lab.testbed import Testbed, load_testbed
 from orchestrator import durable
 from orchestrator.keystore.database import Database
 from orchestrator.keystore.errors import KeyStoreError, SealError, StoreError
+from orchestrator.keystore.home import MovedStoreError
 from orchestrator.keystore.pair_secret import PairSecret, PairSecretError
 from orchestrator.keystore.store import KeyStore
 from orchestrator.processes.node_store import STORE_FILE, InitialSecretError, open_node_store, take_secret
@@ -33,18 +34,19 @@ STRIDES = [7, pytest.param(1, marks=pytest.mark.long)]
 
 
 class Machine:
-    """One node's folders: ``secrets`` and ``state``."""
+    """One node's folders: ``secrets`` and ``state``; ``copied``: an image of them, in the place of the first."""
 
-    def __init__(self, testbed: Testbed, folder: Path) -> None:
-        self.testbed, self.folder = testbed, folder
+    def __init__(self, testbed: Testbed, folder: Path, *, copied: bool = False) -> None:
+        self.testbed, self.folder, self.copied = testbed, folder, copied
         self.initial = folder / "secrets" / "initial"
 
     def start(self) -> KeyStore:
-        return open_node_store(self.testbed, NAME, self.folder / "secrets", self.folder / "state")
+        secrets, state = self.folder / "secrets", self.folder / "state"
+        return open_node_store(self.testbed, NAME, secrets, state, moved=self.copied)
 
     def copy(self, to: Path) -> Machine:
         shutil.copytree(self.folder, to)
-        return Machine(self.testbed, to)
+        return Machine(self.testbed, to, copied=True)
 
     def secrets(self) -> dict[str, PairSecret]:
         return {path.stem: PairSecret.read(path) for path in self.initial.glob("*.secret")}
@@ -345,3 +347,16 @@ def test_a_bad_secret_beside_a_store_is_refused_and_left_with_the_store_as_it_wa
     path.unlink()
     with machine.start() as store:
         assert store.generations.kept("alice") == ()
+
+
+def test_a_node_whose_store_was_copied_does_not_start_until_an_operator_speaks_for_it(
+    machine: Machine, tmp_path: Path
+) -> None:
+    machine.start().close()
+    image = Machine(machine.testbed, shutil.copytree(machine.folder, tmp_path / "image"))
+    with pytest.raises(MovedStoreError, match="start the node once with --moved"):
+        image.start()
+    image.copied = True
+    image.start().close()
+    image.copied = False
+    image.start().close()

@@ -128,8 +128,9 @@ def node_role(
     store_key: str = "file",
     tell: Emit | None = None,
     metrics: str = LOOPBACK,
+    moved: bool = False,
 ) -> int:
-    """One user's node."""
+    """One user's node; ``moved``: its store was used elsewhere, and is gone there."""
     from lab.calibration.current import CurrentTestbed
     from lab.checking import checked_testbed
     from lab.guard import guarded_role
@@ -151,6 +152,7 @@ def node_role(
             interlock,
             runtime.stop,
             kek=kek,
+            moved=moved,
             emit=data_sets.noting(runtime.emit),
             records=runtime.records(),
             data_sets=data_sets,

@@ -68,7 +68,7 @@ def test_the_same_passphrase_opens_the_store_at_every_start(sealed: Path, tmp_pa
     option = ["--store-key", f"passphrase-file:{secret_file(tmp_path, GOOD)}"]
     shown = run_qunetlab("keys", str(sealed), "--state", str(tmp_path / "state"), "--json", *option)
     assert shown.returncode == 0, shown.stderr
-    assert '"node": "alice"' in shown.stdout
+    assert '"node":"alice"' in shown.stdout
     option = ["--store-key", f"passphrase-file:{secret_file(tmp_path, OTHER)}"]
     refused = run_qunetlab("keys", str(sealed), "--state", str(tmp_path / "state"), *option)
     assert refused.returncode == 1
