@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from lab.runs.certificates.here import SAE_PREFIX
 from lab.runs.testbeds.folder import SECRETS, STATE, FolderError
 from lab.testbed import Testbed
 
@@ -23,10 +24,15 @@ GO_WITH: tuple[Going, ...] = (learning_client,)
 
 
 def folders_of(testbed: Testbed, secrets: Path, role: str) -> list[str]:
-    """The folders below ``secrets`` that the machine of ``role`` needs.  Raises ValueError for no role of the testbed."""
+    """The folders below ``secrets`` that the machine of ``role`` needs; an application is its ``sae-NAME``.
+
+    Raises ValueError for no role of the testbed.
+    """
+    if role.removeprefix(SAE_PREFIX) in testbed.sae and role.startswith(SAE_PREFIX):
+        return [role]
     if role not in testbed.roles():
         raise ValueError(
-            f"no role is called {role!r} in this testbed; roles are {', '.join(testbed.roles())}"
+            f"no role is called {role!r} in this testbed; there are {', '.join([*testbed.roles(), *map(SAE_PREFIX.__add__, testbed.sae)])}"
         )
     return [role, *(name for going in GO_WITH for name in going(testbed, secrets, role))]
 

@@ -59,6 +59,21 @@ def test_a_role_s_secrets_are_moved_whole_and_nothing_of_another_role(bench: Pat
     assert checked_secrets(load_testbed(far / "testbed.toml"), far) == [user, f"fl-{user}"]
 
 
+def test_an_application_has_a_parcel_of_its_own_and_the_authority_stays(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    create_folder(tmp_path / "bench", template_path("simulated-reference"), applications={"app1": "alice"})
+    bench = tmp_path / "bench"
+    node = import_parcel(Path(export_roles(bench, ["alice"], tmp_path / "a.tar").place), tmp_path / "node")
+    assert node.folders == ("alice", "fl-alice")
+    assert (tmp_path / "node" / "secrets" / "alice" / "kme-key.pem").exists()
+    app = import_parcel(Path(export_roles(bench, ["sae-app1"], tmp_path / "b.tar").place), tmp_path / "app")
+    assert app.folders == ("sae-app1",)
+    assert sorted(path.name for path in (tmp_path / "app" / "secrets").iterdir()) == ["sae-app1"]
+    assert (bench / "secrets" / "authority" / "ca-key.pem").exists()
+    with pytest.raises(ValueError, match="no role is called 'authority'"):
+        export_roles(bench, ["authority"], tmp_path / "c.tar")
+
+
 def test_a_second_role_joins_a_folder_of_the_same_testbed_and_of_no_other(bench: Path) -> None:
     far = bench.with_name("far")
     for role in ("relay", "observer"):
