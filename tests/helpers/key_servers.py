@@ -126,10 +126,11 @@ def asked(
 
 
 def _connected(where: tuple[str, int], source: str) -> socket.socket:
-    """With little room for answers, so that one who takes none is noticed soon."""
+    """With little room on the way, so that who takes no answers, or is not read, is noticed soon."""
     family = socket.AF_INET6 if ":" in where[0] else socket.AF_INET
     plain = socket.socket(family)
     plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16384)
+    plain.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16384)
     plain.settimeout(PATIENCE_S)
     plain.bind((source, 0))
     plain.connect(where)

@@ -335,7 +335,7 @@ def test_a_connection_that_stays_idle_is_closed(authority: Authority, app1: Cred
 def test_a_body_that_trickles_in_is_cut_off(authority: Authority, app1: Credentials) -> None:
     head = f"POST {KEYS}/app2/enc_keys HTTP/1.1\r\nHost: kme\r\nContent-Type: application/json\r\n"
     for framing, piece in (("Content-Length: 500", b" "), ("Transfer-Encoding: chunked", b"1\r\n \r\n")):
-        with served(authority, body_s=0.3) as site, site.raw(app1) as slow:
+        with served(authority, body_s=0.3, header_s=60.0) as site, site.raw(app1) as slow:
             slow.sendall(f"{head}{framing}\r\n\r\n".encode())
             slow.settimeout(0.05)
             answer = b""
@@ -422,6 +422,26 @@ def test_pipelined_requests_wait_for_the_one_before(authority: Authority, app1: 
             found += secured.recv(65536)
     first = found.split(b"HTTP/1.1 200")[1]
     assert json.loads(first.partition(b"\r\n\r\n")[2]) == {"keys": [{"key_ID": "1", "key": "YWJj"}]}
+
+
+def test_nothing_is_read_far_ahead_of_an_answer(authority: Authority, app1: Credentials) -> None:
+    desk = SlowDesk()
+    with served(authority, desk, pipelined_bytes=1000) as site, site.raw(app1) as secured:
+        secured.sendall(STATUS.replace(b"status", b"enc_keys"))
+        desk.futures.get(timeout=10)
+        secured.settimeout(1)
+        with pytest.raises(TimeoutError):
+            secured.sendall(STATUS * 400_000)
+
+
+def test_who_is_refused_while_still_sending_can_read_why(authority: Authority, app1: Credentials) -> None:
+    n = 900_000
+    with served(authority, linger_s=20.0) as site, site.raw(app1) as secured:
+        head = f"POST {KEYS}/app2/enc_keys HTTP/1.1\r\nHost: kme\r\nContent-Length: {n}\r\n\r\n"
+        secured.sendall(head.encode())
+        for _ in range(n // 1000):
+            secured.sendall(b" " * 1000)
+        assert secured.recv(4096).startswith(b"HTTP/1.1 413")
 
 
 def test_a_caller_that_goes_away_cancels_what_it_asked_for(authority: Authority, app1: Credentials) -> None:
