@@ -20,6 +20,9 @@ that goes away cancels what it had asked the desk for, and keys that come all th
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
+import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -166,8 +169,11 @@ class Connection(asyncio.Protocol):
             self.abort()
 
     def abort(self) -> None:
-        """End at once, answered or not."""
+        """End at once, answered or not; the kernel forgets what the caller has not taken, and resets the connection."""
         self._gone()
+        with contextlib.suppress(OSError):  # it has ended already
+            at_once = struct.pack("ii", 1, 0)
+            self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
         self._transport.abort()
 
     # Reading.
@@ -405,7 +411,7 @@ class Connection(asyncio.Protocol):
     def _close(self) -> None:
         """Send what is written, and close; whoever does not take it is cut off."""
         self._closed = True
-        self._by(self._house.limits.send_s, self._transport.abort)
+        self._by(self._house.limits.send_s, self.abort)
         self._transport.close()
 
     def _gone(self) -> None:
