@@ -10,8 +10,8 @@ from typing import Annotated
 import msgspec
 import typer
 
-from lab.cli.completing import known_pairs, known_roles
-from lab.cli.options import Json, SecretsPath, StatePath, TestbedPath, show
+from lab.cli.completing import known_roles
+from lab.cli.options import Json, LitOption, SecretsPath, StatePath, TestbedPath, show
 from lab.runs.shown import echo
 
 CHECK_S = 0.2
@@ -95,14 +95,7 @@ def monitor_command(
             help="Only the readings of relay or a user; all without.",
         ),
     ] = "",
-    lit: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PAIR",
-            autocompletion=known_pairs,
-            help="Put the light of this pair on, where no role runs, and turn knobs meanwhile by typing INSTRUMENT.PARAMETER VALUE.",
-        ),
-    ] = None,
+    lit: LitOption = None,
     secrets: SecretsPath = None,
     state: StatePath = None,
     as_json: Json = False,
@@ -110,7 +103,8 @@ def monitor_command(
     """Live counts at D1 and D2, QBER and visibility of the latest blocks, readings with limits; Ctrl-C ends it.
 
     On a terminal it redraws itself; elsewhere it prints once. Of users there are temperatures and nothing secret.
-    With --lit PAIR an operator has the light in hand: knobs are turned, and counts, visibility and QBER move; dark at the end.
+    With --lit PAIR an operator has the light in hand: a knob is turned by typing INSTRUMENT.PARAMETER VALUE, and counts, visibility
+    and QBER move; dark at the end.
     With --json each word of light, blocks and readings is a line, as in `qunetlab status --watch --json`.
     """
     if lit is not None:

@@ -11,10 +11,11 @@ import typer
 
 from fl.modes.table import DEFAULT_MODE
 from lab.cli.completing import known_users
-from lab.cli.naming import TESTBED, TESTBED_HELP, known_testbeds, told_apart
+from lab.cli.naming import told_apart
 from lab.cli.options import (
     TASKS,
     DataPath,
+    GivenFolderOption,
     Json,
     MetricsListen,
     SecretsPath,
@@ -165,15 +166,7 @@ def fl_consent(
             autocompletion=known_users, help="Whose consent it is; without, the one user of this machine."
         ),
     ] = None,
-    testbed: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="TESTBED",
-            click_type=TESTBED,
-            autocompletion=known_testbeds,
-            help=f"{TESTBED_HELP}; without, the present folder.",
-        ),
-    ] = None,
+    testbed: GivenFolderOption = None,
     state: StatePath = None,
     accept_leak: Annotated[
         list[str] | None,

@@ -24,14 +24,23 @@ PairOption = Annotated[
     str | None,
     typer.Option("--pair", autocompletion=known_pairs, help="Pair of the testbed, such as alice-bob."),
 ]
-FolderOption = Annotated[
-    Path,
+_HERE = typer.Option(
+    "--testbed",
+    metavar="TESTBED",
+    click_type=TESTBED,
+    autocompletion=known_testbeds,
+    help=f"{TESTBED_HELP}; default: here.",
+)
+FolderOption = Annotated[Path, _HERE]
+GivenFolderOption = Annotated[Path | None, _HERE]
+"""The same where it matters whether it was given."""
+LitOption = Annotated[
+    str | None,
     typer.Option(
-        "--testbed",
-        metavar="TESTBED",
-        click_type=TESTBED,
-        autocompletion=known_testbeds,
-        help=f"{TESTBED_HELP}; default: here.",
+        "--lit",
+        metavar="PAIR",
+        autocompletion=known_pairs,
+        help="In the planned light of this pair, such as alice-bob, with everybody's instruments; where no role runs.",
     ),
 ]
 SourceOption = Annotated[

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lab.cli.completing import known_pairs
-from lab.cli.options import Json, StatePath, TestbedPath, show
+from lab.cli.options import Json, LitOption, StatePath, TestbedPath, show
 from lab.runs.following.terminal import can_redraw
 from lab.runs.shown import echo, shown
 
@@ -40,14 +39,7 @@ def scan_command(
             " light.d2_cps; repeatable. Default with --lit: all of these.",
         ),
     ] = None,
-    lit: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PAIR",
-            autocompletion=known_pairs,
-            help="In the planned light of this pair, such as alice-bob; with everybody's instruments.",
-        ),
-    ] = None,
+    lit: LitOption = None,
     settle_s: Annotated[
         float, typer.Option("--settle", min=0.0, help="Wait at every point before reading, s.")
     ] = 0.0,

@@ -1,39 +1,23 @@
-"""Every command line that README and pages show is one that the command line takes."""
+"""Every command line that README and pages show is one that the command line takes; ``tests/integration`` runs them."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
-from pathlib import Path
 
 import click
 import pytest
 import typer
+from pages_commands import SHOWN
 
 from lab.cli.examples import EXAMPLES, PANELS, commands_of
 from lab.cli.main import app
 
-ROOT = Path(__file__).resolve().parents[2]
-PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
-
-
-def commands_in(page: Path) -> Iterator[str]:
-    """The lines of its code blocks that begin with our name, what stands behind a semicolon as well."""
-    inside = False
-    for line in page.read_text(encoding="utf-8").splitlines():
-        if line.startswith("```"):
-            inside = not inside
-        elif inside or line.startswith("    "):
-            parts = line.strip().removeprefix("$ ").split(";")
-            yield from (part.strip() for part in parts if part.strip().startswith("qunetlab "))
-
-
-SHOWN = [(page.name, line) for page in PAGES for line in commands_in(page)]
+COMMAND: click.Command = typer.main.get_command(app)
 
 
 def take(line: str) -> None:
     """Parse it as it would be run; raises click.ClickException where it would be refused."""
-    command: click.Command = typer.main.get_command(app)
+    command = COMMAND
     name, *words = (word for word in shlex.split(line, comments=True) if word != "...")
     context = command.make_context(name, words)
     while isinstance(command, click.Group):

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from command_line import run_qunetlab
+from held_up import held
 
 from lab.runs.here import roles_here
 from lab.runs.testbeds.folder import (
     DEFAULT_TESTBED,
-    UP_LOCK,
     FolderError,
     create_folder,
     find_testbed,
     template_path,
-    up_folder,
 )
 from lab.testbed import load_testbed
 from orchestrator.durable import destroy_folder
@@ -32,17 +28,6 @@ if TYPE_CHECKING:
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     return create_folder(tmp_path / "bench", template_path(DEFAULT_TESTBED)).parent
-
-
-@contextmanager
-def held(home: Path) -> Iterator[None]:
-    """The lock as ``qunetlab up`` has it."""
-    up_folder(home).mkdir(parents=True)
-    with (up_folder(home) / UP_LOCK).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        lock.write(f"{os.getpid()}\n")
-        lock.flush()
-        yield
 
 
 def test_addresses_in_use_are_found_while_the_roles_run_and_not_after(home: Path) -> None:

@@ -40,7 +40,7 @@ from lab.runs.testbeds.folder import (
     source_path,
     up_folder,
 )
-from lab.testbed import Testbed, load_testbed, read_testbed, write_testbed
+from lab.testbed import AUTO, Testbed, load_testbed, read_testbed, write_testbed
 from orchestrator.durable import make_folder
 from orchestrator.events.common import Subject, Unknown
 from orchestrator.events.learning import (
@@ -177,7 +177,7 @@ class Run:
         command = ("fl", "server", path, *places, "--config", json.dumps(settings))
         self.supervisor.start("fl-server", *command, program=program)
         server = self.supervisor.ready(["fl-server"], START_TIMEOUT_S)["fl-server"]
-        if self.has_ring and isinstance(server, Listening):
+        if isinstance(server, Listening) and (self.has_ring or self.testbed.fl.server == AUTO):
             self._rewrite(server=server.endpoint)
         self._consent(config, (server_state or self.state) / "fl-server" / config.run_id)
         extra = ["--data", str(data)] if data else []
@@ -200,7 +200,7 @@ class Run:
             return
         file = run_folder / RUN_FILE
         if self.testbed.simulation is None:
-            missing_consents(file, users, self.testbed_path, self.state)
+            missing_consents(file, users, self.secrets.parent, self.state)
         else:
             self.consented = consent_of_simulated(file, users, self.state)
 
@@ -387,10 +387,18 @@ class Attached(Run):
 
 @contextmanager
 def attached_run(home: Path, logs: Path, *, records: Path) -> Iterator[Run]:
-    """The learning part of a run on a testbed that is at work; logs of its processes go to ``logs``."""
+    """The learning part of a run on a testbed that is at work; logs of its processes go to ``logs``.
+
+    Where its file leaves the learning server's endpoint ``auto``, it is written into a copy that this run alone has.
+    """
     logs.mkdir(parents=True, exist_ok=True)
     with ending_on_signals(), private_folder() as (folder, lock):
-        run = Attached(folder, find_testbed(home).resolve(), Supervisor(logs, lock))
+        source = path = find_testbed(home).resolve()
+        if load_testbed(source).fl.server == AUTO:
+            path = folder / source.name
+            write_testbed(read_testbed(source), path)
+        places = {"secrets": source.parent / SECRETS, "state": source.parent / STATE}
+        run = Attached(folder, path, Supervisor(logs, lock), **places)
         _gathered_later(run, records)
         with _stopped_at_the_end(run):
             yield run

@@ -1,9 +1,9 @@
 """What ``--testbed`` names, and how the run gets its processes there.
 
 A bundled testbed or a testbed file: everything is simulated and supervised here, in a private folder.  A
-testbed folder whose endpoints are all written down is at work: its hub, relay and nodes run somewhere, and
-only the learning server and the clients whose secrets are on this machine are started.  A simulated folder
-with endpoints left ``auto`` is supervised here, with its own key stores.
+testbed folder is at work whose endpoints are all written down, in its file or, while ``qunetlab up`` runs here, among the
+addresses in use: its hub, relay and nodes run somewhere, and only the learning server and the clients whose secrets are on
+this machine are started.  Any other simulated folder, its endpoints left ``auto``, is supervised here, with its own key stores.
 
 Training on stock alone (without ``--live``) needs key stores that were filled before: such a folder.
 """
@@ -17,10 +17,12 @@ from typing import Literal
 
 from fl.experiments.options import OptionsError, TrainOptions
 from lab.runs.supervising.supervised import Run, attached_run, supervised_folder, supervised_run
-from lab.runs.testbeds.folder import SECRETS, TEMPLATES, source_path
+from lab.runs.testbeds.folder import RUNNING_FILE, SECRETS, TEMPLATES, source_path
 from lab.testbed import AUTO, Testbed, load_testbed
 
 LOGS = "logs"
+LEARNING = "fl.server"
+"""The endpoint that a learning server chooses itself where it is left ``auto``."""
 
 PlaceKind = Literal["fresh", "folder", "attached"]
 
@@ -48,6 +50,13 @@ def find_place(name: str) -> Place:
             )
         return Place("fresh", str(file), testbed)
     missing = open_endpoints(testbed)
+    if file.name == RUNNING_FILE:  # with the addresses in use, of the roles that run here
+        if without := [each for each in missing if each != LEARNING]:
+            raise OptionsError(
+                f"{file.parent} is at work, by `qunetlab up`, without {', '.join(without)}: write the endpoints of those roles "
+                f"into its file, or end it (`qunetlab down {file.parent}`)"
+            )
+        return Place("attached", str(file), testbed)
     if not missing:
         return Place("attached", str(file), testbed)
     if testbed.simulation is None:
@@ -62,7 +71,7 @@ def open_endpoints(testbed: Testbed) -> list[str]:
     places = {
         "hub.control": testbed.hub.control,
         "hub.bulk": testbed.hub.bulk,
-        "fl.server": testbed.fl.server,
+        LEARNING: testbed.fl.server,
         **{f"users.{user.name}.delivery": user.delivery for user in testbed.users},
     }
     return [key for key, endpoint in places.items() if endpoint == AUTO]

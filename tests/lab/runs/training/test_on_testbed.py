@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from held_up import held
 
 from fl.experiments.options import OptionsError, TrainOptions
 from fl.workloads import load_task
@@ -17,8 +18,9 @@ from lab.runs.following.live import RESTARTS, Follower
 from lab.runs.following.observer import planned_rate_bps
 from lab.runs.following.progress import PairProgress, RunProgress
 from lab.runs.following.stalls import StallWatch
+from lab.runs.supervising.supervised import attached_run
 from lab.runs.supervising.supervisor import ChildError
-from lab.runs.testbeds.folder import create_folder, template_path
+from lab.runs.testbeds.folder import RUNNING_FILE, SECRETS, STATE, create_folder, template_path
 from lab.runs.training.on_testbed import live_plan
 from lab.runs.training.place import check_place, find_place
 from lab.runs.training.record import server_rounds
@@ -42,6 +44,27 @@ def test_what_testbed_may_name(tmp_path: Path) -> None:
     assert find_place(str(tmp_path / "auto" / "testbed.toml")).kind == "folder"
     create_folder(tmp_path / "bench", template, host="192.168.1.10")
     assert find_place(str(tmp_path / "bench")).kind == "attached"
+
+
+def test_a_folder_that_is_up_is_at_work_with_the_addresses_in_use(tmp_path: Path) -> None:
+    """Its own file leaves them open, and a second ring in the same folder would find its sockets taken."""
+    home = tmp_path / "bench"
+    data = read_testbed(create_folder(home, template_path(NAME)))
+    with held(home):
+        data["hub"] = {"control": "tcp://127.0.0.1:5001", "bulk": "tcp://127.0.0.1:5002"}
+        for user in data["users"]:
+            user["delivery"] = "tcp://127.0.0.1:5003"
+        write_testbed(data, home / RUNNING_FILE)
+        place = find_place(str(home))
+        assert (place.kind, place.testbed.hub.bulk) == ("attached", "tcp://127.0.0.1:5002")
+        with attached_run(home, tmp_path / "logs", records=tmp_path / "out") as run:
+            assert run.testbed_path != home / RUNNING_FILE
+            assert (run.secrets, run.state) == (home / SECRETS, home / STATE)
+        del data["users"][3]["delivery"]
+        write_testbed(data, home / RUNNING_FILE)
+        with pytest.raises(OptionsError, match=r"by `qunetlab up`, without users.dave.delivery: write"):
+            find_place(str(home))
+    assert find_place(str(home)).kind == "folder"
 
 
 def test_a_real_testbed_with_open_endpoints_says_which(tmp_path: Path) -> None:
