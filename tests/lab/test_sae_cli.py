@@ -307,6 +307,7 @@ def test_nodes_elsewhere_get_the_list_carried_to_them(bench: Path, sae: Sae, tmp
     sae("install", carried, "--testbed", far)
     assert "list 1 is older than list 3, which stays" in sae("install", older, "--testbed", far).stdout
     assert node.revoked.number == 3
+    assert node.revoked.is_revoked(serial), "a later list has all of the earlier ones"
     older.write_bytes(carried.read_bytes()[:-80])
     assert "holds no list" in sae("install", older, "--testbed", far, ends=2).stderr
 
@@ -375,6 +376,19 @@ def test_a_certificate_that_expired_or_was_cut_short_is_not_installed(
         sae("install", file, "--yes", ends=2)
     assert "cannot read gone.pem" in sae("install", "gone.pem", ends=2).stderr
     assert not Path("sae-app3/cert.pem").exists()
+
+
+def test_a_node_that_moved_needs_a_certificate_with_its_new_name(
+    bench: Path, sae: Sae, qunetlab: Any
+) -> None:
+    file = bench / "testbed.toml"
+    file.write_text(
+        file.read_text().replace('\nname = "bob"', '\nname = "bob"\netsi014 = "kme.example:47700"', 1)
+    )
+    (told,) = json.loads(qunetlab("check", "bench", "--json").stdout)["certificates"]
+    assert "kme-cert.pem does not name kme.example" in told
+    sae("renew", "bob", "--kme", "--testbed", "bench")
+    assert json.loads(qunetlab("check", "bench", "--json").stdout)["certificates"] == []
 
 
 def test_check_tells_what_expires_soon(bench: Path, qunetlab: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from cryptography import x509
 from lab.runs.certificates import authority as authority_files
 from lab.runs.certificates.authority import Authority
 from lab.runs.certificates.holding import Held, install_list, place
-from lab.runs.certificates.making import make_key
+from lab.runs.certificates.making import hosts_of, make_key
 from lab.testbed import AUTO, Testbed
 from orchestrator.delivery.certificates import (
     CertificateError,
@@ -116,6 +116,8 @@ def faults(testbed: Testbed, secrets: Path, at: datetime) -> list[str]:
         except CertificateError as error:
             told.append(str(error))
     for user in testbed.user_names():
+        told += _unnamed(testbed, held_by_node(secrets, user))
+    for user in testbed.user_names():
         lacks = not held_by_node(secrets, user).certificate.exists()
         if lacks and (secrets / user).is_dir() and testbed.applications_of(user):
             told.append(
@@ -138,6 +140,18 @@ def expiring(testbed: Testbed, secrets: Path, at: datetime) -> list[str]:
                 f"{certificate.not_valid_after_utc:%Y-%m-%d}: `qunetlab sae renew {what}` where certificates are approved"
             )
     return told
+
+
+def _unnamed(testbed: Testbed, held: Held) -> list[str]:
+    """Names by which applications reach a node and which its certificate does not have, so that they would refuse it."""
+    if not held.certificate.exists():
+        return []
+    named = hosts_of(read_certificate(held.certificate).extensions)
+    missing = [each for each in hosts_of_node(testbed, held.name) if each.strip("[]") not in named]
+    return [
+        f"{held.certificate} does not name {', '.join(missing)}, where applications reach {held.name}'s node: `qunetlab sae renew "
+        f"{held.name} --kme` where certificates are approved"
+    ] * bool(missing)
 
 
 def _check(held: Held, at: datetime) -> None:

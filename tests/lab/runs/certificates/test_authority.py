@@ -27,6 +27,7 @@ from lab.runs.certificates.here import (
     make_certificates,
     spread_list,
 )
+from lab.runs.certificates.holding import Arrived, install
 from lab.runs.certificates.making import pem
 from lab.runs.testbeds.folder import create_folder, template_path
 from lab.testbed import Testbed, load_testbed
@@ -37,6 +38,7 @@ from orchestrator.delivery.certificates import (
     NodeCertificates,
     common_name,
     read_certificate,
+    read_key,
 )
 from orchestrator.delivery.http.proving import Proving
 
@@ -133,6 +135,15 @@ def test_nobody_else_gets_an_authority_that_is_there(bench: Path) -> None:
     shutil.rmtree(authority_folder(secrets))
     with pytest.raises(CertificateError, match=r"there is no authority in .*the machine of `qunetlab init`"):
         Authority(authority_folder(secrets))
+
+
+def test_a_certificate_of_another_name_is_not_installed(bench: Path) -> None:
+    _, secrets = secrets_of(bench)
+    held = held_by_application(secrets, "app2")
+    authority = Authority(authority_folder(secrets))
+    made = authority.issue(read_key(held.key).public_key(), "app1", Holder.SAE, [], NOW)
+    with pytest.raises(CertificateError, match="is the certificate of 'app1', not of app2"):
+        install(held, Arrived.parse(authority.bundle(made), "the file"), NOW)
 
 
 # -- a node that serves ----------------------------------------------------------------------------------------------
