@@ -97,7 +97,7 @@ def size(browser: Browser) -> dict[str, float]:
     return {name: min(each[name] for each in found) for name in found[0]}
 
 
-@pytest.mark.parametrize("page", ["", "pairs", "instruments", "log"])
+@pytest.mark.parametrize("page", ["", "ring", "pairs", "instruments", "attacks", "log"])
 def test_an_hour_of_points_leaves_heap_and_elements_as_they_were(
     room: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, page: str
 ) -> None:
