@@ -21,7 +21,8 @@ from lab.testbed import Testbed, load_testbed
 from orchestrator import runtime
 from orchestrator.hub.agent import Agent, TopicWaiting
 from orchestrator.hub.hub import Hub
-from orchestrator.processes.node_applications import NodeApplications, serving
+from orchestrator.processes.node_applications import NodeApplications
+from orchestrator.processes.node_https import serving
 from orchestrator.processes.node_store import open_node_store
 from orchestrator.processes.pair_worker import PairWorker
 from orchestrator.secret import SecretBits
@@ -58,9 +59,8 @@ def be_hub(folder: Path) -> None:
     """The hub of the folder's testbed."""
     testbed = load_testbed(folder / "testbed.toml")
     allowed = {testbed.public_key(role): role for role in ("alice", "bob", "carol", "dave")}
-    with ZeroMQ() as transport:
-        hub = Hub(transport, load_keys(folder / "secrets" / "orchestrator"), allowed, epoch=1)
-        hub.start()
+    own = load_keys(folder / "secrets" / "orchestrator")
+    with ZeroMQ() as transport, Hub(transport, own, allowed, epoch=1) as hub:
         print(json.dumps([hub.control_endpoint, hub.bulk_endpoint]), flush=True)
         sys.stdin.readline()
 
@@ -128,8 +128,13 @@ class KeyNodes:
     def __exit__(self, *_: object) -> None:
         for name in ("alice", "bob", "hub"):
             process = self.running.pop(name, None)
-            if process is not None:
+            if process is None:
+                continue
+            try:
                 process.communicate(timeout=30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
 
 
 if __name__ == "__main__":
