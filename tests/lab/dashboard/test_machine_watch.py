@@ -28,6 +28,7 @@ from lab.light_of import pair_light
 from lab.runs.testbeds.machine import Machine
 from lab.testbed import load_testbed, read_testbed
 from orchestrator.protocols.block_planning import plan_for
+from orchestrator.wire.attack_control import AttackShown
 from orchestrator.wire.control_socket import ControlSocket
 from orchestrator.wire.queue_control import QueueRow, QueueShown
 
@@ -237,3 +238,32 @@ def test_the_state_of_the_machine_where_the_roles_have_no_folder_yet(machine: Ma
     read(watch, "machine")
     assert board.get("machine")["free_bytes"] > 0
     assert board.get("machine")["writable"] is True
+
+
+def test_the_page_of_an_audit_is_linked_once_it_is_there_although_no_record_is_new(machine: Machine) -> None:
+    watch, board = watched(machine)
+    read(watch, "runs")
+    assert board.get("audit-page") == ""
+    page = machine.folder("dashboard") / "audit.html"
+    page.parent.mkdir(parents=True)
+    page.write_text("checked", encoding="utf-8")
+    read(watch, "runs")
+    assert board.get("audit-page") == "/pages/audit"
+
+
+def test_an_attack_is_as_old_as_its_simulator_says_and_told_once(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = iter(
+        [AttackShown("tap", 10.0, "eve", 60.0), AttackShown("tap", 10.0, "eve", 61.2), AttackShown("")]
+    )
+    monkeypatch.setattr(machine_watch, "attack_on", lambda machine, patience_s: next(answers))
+    watch, board = watched(machine)
+    read(watch, "attack")
+    began_s = json.loads(board.since(0)[1])["set"]["attack"][0]
+    assert began_s == pytest.approx(time.monotonic() - 60.0, abs=5.0)
+    number = board.number
+    read(watch, "attack")
+    assert board.number == number, "nothing changed"
+    read(watch, "attack")
+    assert board.get("attack")["name"] == ""

@@ -212,6 +212,14 @@ def test_what_is_not_there_is_said_with_what_is(
     assert words in answer.decode()
 
 
+def test_the_page_of_an_audit_is_served_and_nothing_of_it_runs(machine: Machine, serve: Serve) -> None:
+    served = serve(machine)
+    (machine.folder("dashboard") / "audit.html").write_text("<h1>Audit</h1>", encoding="utf-8")
+    status, headers, content = served.ask("GET", "/pages/audit")
+    assert (status, content) == (200, b"<h1>Audit</h1>")
+    assert headers["content-security-policy"].startswith("sandbox; default-src 'none'")
+
+
 class Laser:
     """A station of one laser."""
 
