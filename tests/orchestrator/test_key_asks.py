@@ -61,6 +61,8 @@ def test_what_may_stand_in_a_request_without_meaning_anything() -> None:
         extension_optional=[{"vendor": {"deep": [1, 2.5]}}],
     )
     assert ask("POST", "/api/v1/keys/app2/enc_keys", body) == KeysAskedAsMaster("app2", None, None)
+    long = b'{"extension_optional": [{"x": ' + b"9" * 5000 + b"}]}"
+    assert ask("POST", "/api/v1/keys/app2/enc_keys", long) == KeysAskedAsMaster("app2", None, None)
     assert ask("GET", "https://kme:8443/api/v1/keys/app2/status") == StatusAsked("app2")
     assert ask("POST", "/api/v1/keys/app2/enc_keys", b"{}", "Application/JSON; charset=utf-8")
 

@@ -426,7 +426,7 @@ def test_pipelined_requests_wait_for_the_one_before(authority: Authority, app1: 
 
 def test_nothing_is_read_far_ahead_of_an_answer(authority: Authority, app1: Credentials) -> None:
     desk = SlowDesk()
-    with served(authority, desk, pipelined_bytes=1000) as site, site.raw(app1) as secured:
+    with served(authority, desk, pipelined_bytes=1000, drain_s=0.1) as site, site.raw(app1) as secured:
         secured.sendall(STATUS.replace(b"status", b"enc_keys"))
         desk.futures.get(timeout=10)
         secured.settimeout(1)
@@ -548,6 +548,18 @@ def test_closing_answers_what_was_asked(authority: Authority, app1: Credentials)
         with pytest.raises(OSError, match="refused"):
             socket.create_connection(site.where, timeout=10)
         site.server.close()
+
+
+def test_closing_waits_for_no_caller_that_only_keeps_its_connection(
+    authority: Authority, app1: Credentials
+) -> None:
+    """A node that ends has instruments to make dark."""
+    with served(authority) as site, site.raw(app1) as idle:
+        idle.sendall(STATUS)
+        assert idle.recv(4096)
+        begun_s = runtime.now()
+        site.server.close()
+        assert runtime.now() - begun_s < 1.5
 
 
 def test_closing_waits_for_no_desk_for_ever(authority: Authority, app1: Credentials) -> None:

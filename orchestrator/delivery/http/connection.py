@@ -168,12 +168,14 @@ class Connection(asyncio.Protocol):
             self._tell_turned_away("certificate refused", why)
             self.abort()
 
+    @property
+    def is_answering(self) -> bool:
+        """Whether a request waits for the desk."""
+        return self._future is not None
+
     def abort(self) -> None:
-        """End at once, answered or not; the kernel forgets what the caller has not taken, and resets the connection."""
+        """End at once, answered or not; what is written still reaches the caller."""
         self._gone()
-        with contextlib.suppress(OSError):  # it has ended already
-            at_once = struct.pack("ii", 1, 0)
-            self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
         self._transport.abort()
 
     # Reading.
@@ -398,7 +400,11 @@ class Connection(asyncio.Protocol):
         self._refuse(KeyRequestRefusedError(408, "the request did not come in time"), last=True)
 
     def _cut_off(self) -> None:
+        """End with one who takes nothing: the kernel forgets what it holds for them, and resets the connection."""
         self._tell_turned_away("too slow")
+        with contextlib.suppress(OSError):  # it has ended already
+            at_once = struct.pack("ii", 1, 0)
+            self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
         self.abort()
 
     def _linger(self) -> None:
@@ -411,7 +417,7 @@ class Connection(asyncio.Protocol):
     def _close(self) -> None:
         """Send what is written, and close; whoever does not take it is cut off."""
         self._closed = True
-        self._by(self._house.limits.send_s, self.abort)
+        self._by(self._house.limits.send_s, self._cut_off)
         self._transport.close()
 
     def _gone(self) -> None:

@@ -35,6 +35,8 @@ RETRY_S = 0.1
 """After a connection that could not be accepted, as a rule for want of descriptors."""
 GOODBYE_S = 2.0
 """For the other end to say that it closes, too."""
+FAREWELL_S = 0.25
+"""The same when the server ends, whose node has instruments to make dark."""
 
 
 class KeyServerError(Exception):
@@ -80,8 +82,12 @@ class KeyServer:
         except (OSError, ValueError) as error:
             raise KeyServerError(f"the certificate or key of the node cannot be used: {error}") from error
         self._listener, self._url = listener_at(self._listen)
-        self._thread = runtime.spawn(lambda: asyncio.run(self._serve()), name="etsi014")
-        self._ready.result()
+        self._thread = runtime.spawn(self._run, name="etsi014")
+        try:
+            self._ready.result()
+        except OSError as error:
+            self._listener.close()
+            raise KeyServerError(f"keys cannot be served: {error}") from error
 
     def close(self) -> None:
         """Answer what has been asked, bounded by ``drain_s``, and close everything; again does nothing."""
@@ -91,6 +97,15 @@ class KeyServer:
             self._loop.call_soon_threadsafe(self._stopping.set)
         self._thread.join()
         self._thread = None
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._serve())
+        except Exception as error:  # noqa: BLE001 - whoever starts it is told, or the log
+            if not self._ready.done():
+                self._ready.set_exception(error)
+            else:
+                self._tell(KeyServerFault("the server", type(error).__name__))
 
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -166,12 +181,18 @@ class KeyServer:
             task.cancel()
         for connection in tuple(self._house.connections):
             connection.finish()
-        end_s = self._loop.time() + self._limits.drain_s
-        while self._house.connections and self._loop.time() < end_s:
-            await asyncio.sleep(0.02)
+        await self._wait(
+            lambda: any(each.is_answering for each in self._house.connections), self._limits.drain_s
+        )
+        await self._wait(lambda: bool(self._house.connections), FAREWELL_S)
         for connection in tuple(self._house.connections):
             connection.abort()
         await asyncio.sleep(0)
+
+    async def _wait(self, goes_on: Callable[[], bool], seconds: float) -> None:
+        end_s = self._loop.time() + seconds
+        while goes_on() and self._loop.time() < end_s:
+            await asyncio.sleep(0.01)
 
     def _loop_failed(self, _: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
         """What no code caught; the text of an error might hold key, so only its kind is told."""
