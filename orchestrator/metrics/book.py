@@ -93,6 +93,15 @@ class Metrics:
             if named in sums or len(sums) < LABELS_KEPT:
                 sums[named] = sums.get(named, 0.0) + value
 
+    def begin(self, *items: object) -> None:
+        """Have counters that words like these add to begin at 0: a rate takes two readings, the first before the first word."""
+        by = By(self.role, 0.0, self._names)
+        with self._lock:
+            for item in items:
+                for metric in self._adding.get(type(item), ()):
+                    for labels, _ in metric.of(item, by):
+                        self._sums[metric.name].setdefault((self.role, *labels), 0.0)
+
     def ask(self, *sources: Asked) -> None:
         """Have sources asked at every reading; each waits for nothing and gives items."""
         self._sources += sources

@@ -41,12 +41,13 @@ from fl.keys.node import NodeKeys
 from fl.rounds.aggregation import described
 from fl.rounds.config import FLConfig
 from fl.workloads.base import Evaluation, Examples, Parameters, TaskDefaults
+from lab import monitoring
 from lab.calibration.current import CurrentTestbed
 from lab.interlock.interlock import Interlock
 from lab.runs.roles.logs import JsonFormatter
 from lab.runs.supervising.private_folder import private_folder, remove_abandoned
 from lab.runs.testbeds.folder import create_folder, template_path
-from lab.runs.watched.process import names_of
+from lab.runs.watched.process import metrics_of
 from lab.station import Station
 from lab.testbed import load_testbed, resolve_addresses, write_testbed
 from orchestrator.delivery.client import DeliveryClient
@@ -351,6 +352,7 @@ def three_users(folder: Path) -> Path:
 
 def run_everything(folder: Path, recorder: Recorder) -> None:
     """One round of learning under fresh keys; everything is recorded."""
+    books: dict[str, Metrics] = {}
     path = three_users(folder)
     secrets, state = path.parent / "secrets", path.parent / "state"
     for role in ("orchestrator", "relay", "fl-server", *USERS):
@@ -360,8 +362,8 @@ def run_everything(folder: Path, recorder: Recorder) -> None:
         bench = stack.enter_context(Bench(load_testbed(path)))
         data = resolve_addresses(tomllib.loads(path.read_text(encoding="utf-8")), bench.addresses)
         hub = Answer()
-        names = names_of(load_testbed(path))
-        books = {role: Metrics(role, names) for role in ("orchestrator", "relay", *USERS)}
+        for role in ("orchestrator", "relay", "fl-server", *USERS, *(f"fl-{user}" for user in USERS)):
+            books[role] = metrics_of(role, load_testbed(path), state)
         threads.start(
             "orchestrator",
             lambda stop: run_orchestrator(
@@ -415,7 +417,7 @@ def run_everything(folder: Path, recorder: Recorder) -> None:
                 ),
             )
         endpoints = {user: answers[user].wait(threads.errors).delivery for user in USERS}
-        learn(threads, recorder, path, endpoints)
+        learn(threads, recorder, path, endpoints, books)
         for book in books.values():
             recorder.note("metrics", Exposition(book).page()[1].decode() + "".join(unready(book)))
         for station in stations.values():
@@ -431,13 +433,16 @@ def run_everything(folder: Path, recorder: Recorder) -> None:
             recorder.note("files", file.read_bytes())
 
 
-def learn(threads: Threads, recorder: Recorder, path: Path, endpoints: dict[str, str]) -> None:
+def learn(
+    threads: Threads, recorder: Recorder, path: Path, endpoints: dict[str, str], books: dict[str, Metrics]
+) -> None:
     """One round, to its end."""
     testbed, secrets, state = load_testbed(path), path.parent / "secrets", path.parent / "state"
     config = FLConfig(run_id="r9", task="zero", clients=USERS, rounds=1)
     listening = Answer()
 
     def on_event(event: Any) -> None:
+        books["fl-server"].tell(event)
         recorder.emit(event)
         listening(event)
 
@@ -460,6 +465,10 @@ def learn(threads: Threads, recorder: Recorder, path: Path, endpoints: dict[str,
     def client(user: str) -> Callable[[threading.Event], object]:
         keys = load_keys(secrets / f"fl-{user}")
 
+        def report(event: Any) -> None:
+            books[f"fl-{user}"].tell(event)
+            recorder.emit(event)
+
         def body(stop: threading.Event) -> None:
             journal = state / f"fl-{user}" / "journal"
             ConsentBook(journal).give(user, described(with_task(config, ZeroTask()), ZeroTask()))
@@ -471,7 +480,7 @@ def learn(threads: Threads, recorder: Recorder, path: Path, endpoints: dict[str,
                     keys,
                     NodeKeys(delivery, user, journal),
                     stop,
-                    recorder.emit,
+                    report,
                     open_task=lambda name, folder: ZeroTask(),
                 )
 
@@ -543,6 +552,28 @@ def shifted(leak: bytes) -> bytes:
     """Three bits further on."""
     return (int.from_bytes(leak, "little") << 3).to_bytes(len(leak) + 1, "little")
 
+
+def test_rules_and_dashboard_ask_for_numbers_that_a_real_run_has(recorded: Recorder) -> None:
+    asked = {
+        name for file in MONITORING for name in re.findall(r"\bqunetlab_[a-z_]+", file.read_text("utf-8"))
+    }
+    there = set(re.findall(r"^(qunetlab_[a-z_]+)", recorded.places["metrics"].decode(), re.MULTILINE))
+    assert asked - there <= MAY_BE_MISSING
+    assert len(asked & there) > 40
+
+
+MONITORING = [Path(monitoring.__file__).with_name(name) for name in ("alerts.yml", "dashboard.json")]
+MAY_BE_MISSING = {
+    "qunetlab_alarms",  # where nothing was wrong
+    "qunetlab_detector_rate_hertz",  # while there is light
+    "qunetlab_client_missing_bits",  # while a client waits
+    "qunetlab_calibrations_total",  # the ring came calibrated
+    *(
+        "qunetlab_keys_delivered_total",
+        "qunetlab_keys_delivered_bits_total",
+    ),  # the testbed has no application
+    "qunetlab_key_requests_refused_total",
+}
 
 NOTATIONS: dict[str, Callable[[bytes], bytes]] = {
     "bytes": lambda leak: leak,

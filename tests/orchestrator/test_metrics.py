@@ -105,6 +105,17 @@ def test_a_block_counts_once_however_often_it_is_told_and_only_by_its_first() ->
     assert said(first)["qunetlab_secret_bits_total"] == {("alice", "alice-bob"): 6000.0}
 
 
+def test_counters_begin_at_zero_before_their_first_word() -> None:
+    metrics = book()
+    metrics.begin(BlockReport(0, 0, "alice", "bob", False))
+    told = said(metrics)
+    assert told["qunetlab_secret_bits_total"] == {("alice", "alice-bob"): 0.0}
+    assert set(told["qunetlab_blocks_total"].values()) == {0.0}
+    assert "qunetlab_block_qber_ratio" not in told
+    metrics.tell(BLOCK)
+    assert said(metrics)["qunetlab_secret_bits_total"] == {("alice", "alice-bob"): 5000.0}
+
+
 def test_blocks_are_counted_by_what_became_of_them() -> None:
     metrics = book()
     metrics.tell(BLOCK)

@@ -42,7 +42,7 @@ from lab.runs.testbeds.folder import (
 )
 from lab.testbed import AUTO, Testbed, load_testbed, read_testbed, write_testbed
 from orchestrator.durable import make_folder
-from orchestrator.events.common import Subject, Unknown
+from orchestrator.events.common import Serving, Subject, Unknown
 from orchestrator.events.learning import (
     AbortRecord,
     Listening,
@@ -105,6 +105,8 @@ class Run:
         """As they were told last; over ones keep their words, and are not ``on``."""
         self.unknown: Counter[tuple[str, str]] = Counter()
         """Events that this version does not know, by (process, kind)."""
+        self.serving: dict[str, Serving] = {}
+        """The first lines of the ring's processes, by name."""
         self.instrument_states: dict[str, Any] = {}
         self.consented: tuple[str, ...] = ()
         """Simulated users for whom this run consented to the training."""
@@ -156,6 +158,7 @@ class Run:
             command = ["relay"] if role == "relay" else ["node", role]
             self.supervisor.start(role, *command, path, *self._places)
         ready = self.supervisor.ready(roles, START_TIMEOUT_S) if roles else {}
+        self.serving = {**served, **ready}
         nodes = {name: each for name, each in ready.items() if isinstance(each, NodeServing)}
         self._rewrite(deliveries={user: nodes[user].delivery for user in users})
 

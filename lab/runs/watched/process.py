@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from lab.runs.addresses import METRICS_OPTION, OFF, host_and_port
 from orchestrator.events.inside import Disk
+from orchestrator.events.learning import AbortRecord, RoundAborted, RoundCompleted, RoundRecord
+from orchestrator.events.status import FL_SERVER, ORCHESTRATOR, BlockReport, LeaseStatus
 from orchestrator.metrics.book import Metrics
 from orchestrator.metrics.rows import Names
 
@@ -34,9 +36,22 @@ def names_of(testbed: Testbed) -> Names:
 def metrics_of(role: str, testbed: Testbed, state: Path | None) -> Metrics:
     """The book of a role whose state is kept in the folder ``state``."""
     metrics = Metrics(role, names_of(testbed))
+    metrics.begin(*to_come(role, testbed))
     if state is not None:
         metrics.ask(lambda: disk_of(state))
     return metrics
+
+
+def to_come(role: str, testbed: Testbed) -> Iterator[object]:
+    """One word of each kind and pair that a role will add up, so that counters stand at 0 before the first."""
+    for first, second in testbed.pairs():
+        if role == first:
+            yield BlockReport(0, 0, first, second, False)
+        elif role == ORCHESTRATOR:
+            yield LeaseStatus(0, 0, first, second, True)
+    if role == FL_SERVER:
+        yield RoundCompleted(RoundRecord(0, 0.0, 0.0, 0, 0, (), "", 0.0, 0.0))
+        yield RoundAborted(AbortRecord(0, "", 0, ()))
 
 
 def disk_of(folder: Path) -> Iterator[Disk]:

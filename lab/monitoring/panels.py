@@ -1,0 +1,411 @@
+"""The dashboard of Grafana: rows of panels, each with its expressions.
+
+Format: Grafana documentation, "Dashboard JSON model" (schema 39, which Grafana 10 and later read).  The data source is asked for when
+the file is imported; ``pair`` and ``role`` choose what is shown.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+SCHEMA = 39
+WIDTH = 24
+SOURCE = {"type": "prometheus", "uid": "${datasource}"}
+PAIR, ROLE = 'pair=~"$pair"', 'role=~"$role"'
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One panel: ``of`` pairs an expression with the words of its legend; ``unit`` is one of Grafana's."""
+
+    title: str
+    of: tuple[tuple[str, str], ...]
+    unit: str = "short"
+    width: int = 8
+    kind: str = "timeseries"
+    what: str = ""
+    low: float | None = 0
+    log: bool = False
+
+
+def rate(metric: str, by: str, where: str = "") -> str:
+    """Per second, over what Grafana finds fit for its resolution."""
+    return f"sum by ({by}) (rate({metric}{{{where}}}[$__rate_interval]))"
+
+
+ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
+    (
+        "At a glance",
+        (
+            Panel(
+                "Processes that answer",
+                (('sum(up{job="qunetlab"})', "answer"), ('count(up{job="qunetlab"})', "of")),
+                kind="stat",
+                width=4,
+            ),
+            Panel("Roles ready", (("sum(qunetlab_ready)", "ready"),), kind="stat", width=4),
+            Panel(
+                "Alarms that stand",
+                (('sum(qunetlab_alarms{state="standing"}) or vector(0)', ""),),
+                kind="stat",
+                width=4,
+            ),
+            Panel(
+                "Secret key",
+                (("sum(rate(qunetlab_secret_bits_total[5m]))", "all pairs"),),
+                "bps",
+                kind="stat",
+                width=4,
+            ),
+            Panel(
+                "Worst QBER", (("max(qunetlab_block_qber_ratio)", ""),), "percentunit", kind="stat", width=4
+            ),
+            Panel("Round", (("max(qunetlab_round)", ""),), kind="stat", width=4),
+            Panel(
+                "Alarms",
+                (
+                    (
+                        "sum by (role, alarm, severity, state) (qunetlab_alarms) > 0",
+                        "{{role}} {{alarm}} {{severity}} {{state}}",
+                    ),
+                ),
+                width=12,
+            ),
+            Panel("Ring", (("qunetlab_ring_phase == 1", "{{phase}}"),), width=6),
+            Panel("Queue", (("qunetlab_queue_entries", "{{state}}"),), width=6),
+        ),
+    ),
+    (
+        "Key",
+        (
+            Panel(
+                "Stock for applications",
+                (
+                    (
+                        f'min by (pair, lane) (qunetlab_stock_bits{{{PAIR}, lane!~"auth.*"}})',
+                        "{{pair}} {{lane}}",
+                    ),
+                ),
+                "bits",
+            ),
+            Panel(
+                "Authentication lanes",
+                (
+                    (
+                        f'min by (pair, lane) (qunetlab_stock_bits{{{PAIR}, lane=~"auth.*"}})',
+                        "{{pair}} {{lane}}",
+                    ),
+                    ("min(qunetlab_stock_low_water_bits)", "low water"),
+                ),
+                "bits",
+                what="Below low water a pair cannot be sure of its own messages: make key, or renew it.",
+            ),
+            Panel(
+                "Secret bits per second",
+                ((rate("qunetlab_secret_bits_total", "pair", PAIR), "{{pair}}"),),
+                "bps",
+                what="Over wall time, switching and waiting included.",
+            ),
+            Panel(
+                "Secret bits per second of light",
+                (
+                    (
+                        f"{rate('qunetlab_secret_bits_total', 'pair', PAIR)} / {rate('qunetlab_light_seconds_total', 'pair', PAIR)}",
+                        "{{pair}}",
+                    ),
+                ),
+                "bps",
+            ),
+            Panel(
+                "QBER of the latest block",
+                ((f"max by (pair) (qunetlab_block_qber_ratio{{{PAIR}}})", "{{pair}}"),),
+                "percentunit",
+            ),
+            Panel(
+                "Phase error, upper bound",
+                ((f"max by (pair) (qunetlab_block_phase_error_ratio{{{PAIR}}})", "{{pair}}"),),
+                "percentunit",
+            ),
+            Panel(
+                "Blocks by what became of them",
+                (
+                    (
+                        f"sum by (outcome) (increase(qunetlab_blocks_total{{{PAIR}}}[$__rate_interval])) > 0",
+                        "{{outcome}}",
+                    ),
+                ),
+            ),
+            Panel(
+                "Sifted and disclosed bits",
+                (
+                    (rate("qunetlab_sifted_bits_total", "pair", PAIR), "{{pair}} sifted"),
+                    (rate("qunetlab_disclosed_bits_total", "pair", PAIR), "{{pair}} disclosed"),
+                ),
+                "bps",
+            ),
+            Panel(
+                "From light to report",
+                ((f"max by (pair) (qunetlab_block_processing_seconds{{{PAIR}}})", "{{pair}}"),),
+                "s",
+            ),
+            Panel(
+                "Ledger: spent",
+                (
+                    (f"max by (pair) (qunetlab_ledger_delivered_bits_total{{{PAIR}}})", "{{pair}} delivered"),
+                    (
+                        f"max by (pair) (qunetlab_ledger_authentication_bits_total{{{PAIR}}})",
+                        "{{pair}} authentication",
+                    ),
+                    (f"max by (pair) (qunetlab_ledger_burnt_bits_total{{{PAIR}}})", "{{pair}} burnt"),
+                ),
+                "bits",
+            ),
+            Panel(
+                "Epsilons, added up",
+                ((f"sum by (pair, role) (qunetlab_epsilon_ratio{{{PAIR}}})", "{{pair}} at {{role}}"),),
+                "sci",
+                log=True,
+                low=None,
+            ),
+            Panel(
+                "Refused messages between nodes",
+                ((rate("qunetlab_tag_failures_total", "pair", PAIR), "{{pair}}"),),
+                "ops",
+            ),
+        ),
+    ),
+    (
+        "Applications",
+        (
+            Panel(
+                "Keys delivered",
+                ((rate("qunetlab_keys_delivered_total", "sae, side"), "{{sae}} as {{side}}"),),
+                "ops",
+            ),
+            Panel(
+                "Key delivered",
+                ((rate("qunetlab_keys_delivered_bits_total", "sae, side"), "{{sae}} as {{side}}"),),
+                "bps",
+            ),
+            Panel(
+                "Requests not granted",
+                ((rate("qunetlab_key_requests_refused_total", "sae, reason"), "{{sae}}: {{reason}}"),),
+                "ops",
+            ),
+        ),
+    ),
+    (
+        "Ring",
+        (
+            Panel(
+                "Leases",
+                (
+                    (
+                        f"sum by (outcome) (increase(qunetlab_leases_total{{{PAIR}}}[$__rate_interval]))",
+                        "{{outcome}}",
+                    ),
+                ),
+            ),
+            Panel("Clicks of the detectors", (("qunetlab_detector_rate_hertz", "{{detector}}"),), "hertz"),
+            Panel("Lost frames", ((rate("qunetlab_lost_frames_total", "pair", PAIR), "{{pair}}"),), "ops"),
+            Panel(
+                "Instruments that do not answer",
+                ((f"qunetlab_instrument_reachable{{{ROLE}}} == 0", "{{role}} {{instrument}}"),),
+            ),
+            Panel(
+                "Age of instruments' values",
+                ((f"qunetlab_instrument_age_seconds{{{ROLE}}}", "{{role}} {{instrument}}"),),
+                "s",
+            ),
+            Panel(
+                "Calibrations",
+                (("sum by (step, result) (qunetlab_calibrations_total)", "{{step}} {{result}}"),),
+            ),
+        ),
+    ),
+    (
+        "Learning",
+        (
+            Panel("Accuracy", (("qunetlab_model_accuracy_ratio", "global model"),), "percentunit"),
+            Panel(
+                "A round takes",
+                (
+                    ("qunetlab_round_duration_seconds", "round"),
+                    ("qunetlab_round_key_wait_seconds", "waiting for key"),
+                ),
+                "s",
+            ),
+            Panel("Bytes a round", (("qunetlab_round_upload_bytes", "uploads"),), "bytes"),
+            Panel(
+                "Rounds",
+                (
+                    ("qunetlab_rounds_completed_total", "with a sum"),
+                    ("qunetlab_rounds_aborted_total", "without"),
+                ),
+            ),
+            Panel("Clients", (("qunetlab_client_phase == 1", "{{role}} {{phase}}"),)),
+            Panel(
+                "Key that clients wait for", (("qunetlab_client_missing_bits", "{{role}} {{pair}}"),), "bits"
+            ),
+        ),
+    ),
+    (
+        "Processes",
+        (
+            Panel(
+                "Links to the hub that are not up",
+                ((f'qunetlab_hub_link{{{ROLE}, state!="up"}} == 1', "{{role}} {{state}}"),),
+            ),
+            Panel(
+                "Since a peer was heard",
+                ((f"qunetlab_heartbeat_age_seconds{{{ROLE}}}", "{{role}} of {{peer}}"),),
+                "s",
+            ),
+            Panel(
+                "Turned away",
+                (
+                    (
+                        rate("qunetlab_connections_refused_total", "role, door, reason"),
+                        "{{role}} {{door}} {{reason}}",
+                    ),
+                    (rate("qunetlab_hub_messages_refused_total", "reason"), "hub {{reason}}"),
+                ),
+                "ops",
+            ),
+            Panel(
+                "CPU",
+                (('rate(process_cpu_seconds_total{job="qunetlab"}[$__rate_interval])', "{{instance}}"),),
+                "percentunit",
+            ),
+            Panel("Memory", (('process_resident_memory_bytes{job="qunetlab"}', "{{instance}}"),), "bytes"),
+            Panel("Descriptors", (('process_open_fds{job="qunetlab"}', "{{instance}}"),)),
+            Panel("Room on disks", ((f"qunetlab_disk_free_bytes{{{ROLE}}}", "{{role}}"),), "bytes"),
+            Panel("Hub", ((rate("qunetlab_hub_bytes_total", "role"), "carried"),), "Bps"),
+            Panel("Versions", (("count by (version) (qunetlab_build_info)", "{{version}}"),), kind="stat"),
+        ),
+    ),
+)
+
+
+def dashboard_text() -> str:
+    """The file to import."""
+    return json.dumps(dashboard(), indent=1, ensure_ascii=False) + "\n"
+
+
+def dashboard() -> dict[str, Any]:
+    """The dashboard in Grafana's model."""
+    return {
+        "title": "qunetlab",
+        "uid": "qunetlab",
+        "tags": ["qunetlab"],
+        "schemaVersion": SCHEMA,
+        "version": 1,
+        "editable": True,
+        "graphTooltip": 1,
+        "refresh": "10s",
+        "time": {"from": "now-1h", "to": "now"},
+        "timezone": "utc",
+        "templating": {"list": list(_variables())},
+        "annotations": {"list": []},
+        "panels": list(_placed()),
+    }
+
+
+def _variables() -> Iterator[dict[str, Any]]:
+    yield {
+        "name": "datasource",
+        "label": "Data source",
+        "type": "datasource",
+        "query": "prometheus",
+        "current": {},
+    }
+    for name, query in (
+        ("pair", "label_values(qunetlab_stock_bits, pair)"),
+        ("role", "label_values(qunetlab_build_info, role)"),
+    ):
+        yield {
+            "name": name,
+            "label": name.capitalize(),
+            "type": "query",
+            "datasource": SOURCE,
+            "definition": query,
+            "query": {"query": query, "refId": name},
+            "refresh": 2,
+            "sort": 1,
+            "multi": True,
+            "includeAll": True,
+            "allValue": ".*",
+            "current": {"selected": True, "text": ["All"], "value": ["$__all"]},
+        }
+
+
+def _placed() -> Iterator[dict[str, Any]]:
+    number = y = 0
+    for title, panels in ROWS:
+        number += 1
+        yield {
+            "id": number,
+            "type": "row",
+            "title": title,
+            "collapsed": False,
+            "gridPos": {"h": 1, "w": WIDTH, "x": 0, "y": y},
+            "panels": [],
+        }
+        y, x, height = y + 1, 0, 0
+        for panel in panels:
+            number += 1
+            if x + panel.width > WIDTH:
+                x, y, height = 0, y + height, 0
+            h = 4 if panel.kind == "stat" else 8
+            yield _panel(number, panel, {"h": h, "w": panel.width, "x": x, "y": y})
+            x, height = x + panel.width, max(height, h)
+        y += height
+
+
+def _panel(number: int, panel: Panel, place: dict[str, int]) -> dict[str, Any]:
+    defaults: dict[str, Any] = {"unit": panel.unit, "color": {"mode": "palette-classic"}}
+    if panel.low is not None:
+        defaults["min"] = panel.low
+    if panel.kind == "timeseries":
+        scale = {"type": "log", "log": 10} if panel.log else {"type": "linear"}
+        defaults["custom"] = {
+            "lineWidth": 1,
+            "fillOpacity": 8,
+            "showPoints": "auto",
+            "scaleDistribution": scale,
+        }
+    options: dict[str, Any] = (
+        {
+            "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
+            "colorMode": "value",
+            "graphMode": "area",
+        }
+        if panel.kind == "stat"
+        else {
+            "legend": {"displayMode": "list", "placement": "bottom"},
+            "tooltip": {"mode": "multi", "sort": "desc"},
+        }
+    )
+    return {
+        "id": number,
+        "type": panel.kind,
+        "title": panel.title,
+        "description": panel.what,
+        "datasource": SOURCE,
+        "gridPos": place,
+        "fieldConfig": {"defaults": defaults, "overrides": []},
+        "options": options,
+        "targets": [
+            {
+                "refId": chr(ord("A") + place),
+                "datasource": SOURCE,
+                "expr": expr,
+                "legendFormat": legend,
+                "range": True,
+            }
+            for place, (expr, legend) in enumerate(panel.of)
+        ],
+    }
