@@ -16,8 +16,9 @@ import promql_parser
 import pytest
 
 from lab.alarms.table import TABLE as ALARMS
-from lab.monitoring.alerts import PROCESSES, Rule, alarm_rules
+from lab.monitoring.alerts import PROCESSES, SILENT_S, Rule, alarm_rules
 from lab.monitoring.panels import dashboard
+from orchestrator.hub.events import HubLimits
 from orchestrator.metrics.table import TABLE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -124,6 +125,10 @@ def test_there_is_a_rule_for_every_alarm_and_what_it_says_to_do() -> None:
     assert all(found[name].what_to_do == row.what_to_do for name, row in ALARMS.items())
     names = [rule.alert for rule in rules()]
     assert len(names) == len(set(names))
+
+
+def test_a_peer_is_silent_when_the_hub_takes_it_for_lost() -> None:
+    assert HubLimits().lost_after_s == SILENT_S
 
 
 def test_the_dashboard_is_as_grafana_takes_it_and_no_panel_lies_on_another() -> None:

@@ -1,6 +1,6 @@
 """The log of a process: one JSON object a line on standard error, or words for people on a terminal.
 
-``{"time": "2026-11-30T03:16:00.123Z", "level": "info", "role": "alice", "version": "0.1.0", "logger": "orchestrator.processes.node",
+``{"time": "2026-11-30T03:16:00.123Z", "level": "info", "role": "alice", "version": "...", "logger": "orchestrator.processes.node",
 "message": "...", "pair": "alice-bob", "session": "3/17", "block": "block/3/17"}``: pair, session, block and round stand where they are
 known (:mod:`orchestrator.log_context`); ``event`` is an event of :mod:`orchestrator.events` as it was told, and ``trace`` that of
 an exception.  No line holds key (:mod:`lab.runs.roles.redaction`).
