@@ -47,7 +47,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "down": ("qunetlab down bench",),
     "fl client": ("qunetlab fl client alice bench --mode otp",),
     "fl consent": ("qunetlab fl consent run-description.json --user alice --testbed bench",),
-    "fl server": ("qunetlab fl server bench --task digits",),
+    "fl server": (
+        "qunetlab fl server bench --task digits --rounds 10",
+        "qunetlab fl server bench --config run.toml",
+    ),
     "init": (
         "qunetlab init bench",
         "qunetlab init bench --template physical-ring-example --host 192.168.1.10",

@@ -33,6 +33,12 @@ DashboardBeside = Annotated[
     typer.Option("--dashboard", help="Show the ring in a browser meanwhile; the address is printed."),
 ]
 
+OF_A_SERVER = (
+    *("mode", "rounds", "levels", "ring_width", "clip", "clips", "clip_decay", "keep"),
+    *("error_feedback", "colluders", "survivors"),
+)
+"""Options of a run that are a server's as well."""
+
 fl_app = typer.Typer(no_args_is_help=True, help="Federated-learning server and clients.")
 data_app = typer.Typer(no_args_is_help=True, help="Data sets: fetch, verify, list.")
 
@@ -66,7 +72,7 @@ def demo(
     raise typer.Exit(0 if healthy(report) else 1)
 
 
-@taking_options
+@taking_options()
 def train(
     config: Annotated[
         Path | None,
@@ -105,21 +111,32 @@ def compare(
 
 
 @fl_app.command("server")
+@taking_options(*OF_A_SERVER)
 def fl_server(
     testbed: TestbedPath,
     secrets: SecretsPath = None,
     state: StatePath = None,
-    config: Annotated[str, typer.Option(help="Training configuration as JSON text or @FILE.")] = "{}",
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="TOML file with settings by the names of `qunetlab train`, and others of a run; the command line wins over it.",
+        ),
+    ] = None,
     task: Annotated[str | None, typer.Option(help=f"{TASKS}; digits without.")] = None,
     data: DataPath = None,
     metrics: MetricsListen = LOOPBACK,
     as_json: Json = False,
+    **options: Any,
 ) -> None:
     """Run the federated-learning server."""
+    from fl.experiments.server_options import settings_in
     from lab.cli.role_line import run_role
     from lab.runs.roles.processes import fl_server_role
 
-    role = partial(fl_server_role, testbed, secrets, state, config, task, data, metrics=metrics)
+    settings = {**(settings_in(config) if config else {}), **on_command_line(options)}
+    settings |= {name: str(value) for name, value in (("task", task), ("data", data)) if value is not None}
+    role = partial(fl_server_role, testbed, secrets, state, settings, metrics=metrics)
     raise typer.Exit(run_role("fl-server", role, as_json=as_json))
 
 

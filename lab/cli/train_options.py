@@ -14,9 +14,7 @@ from __future__ import annotations
 
 import inspect
 import math
-import tomllib
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias, get_args
 
@@ -35,11 +33,13 @@ from fl.experiments.options import (
     rows_of,
     said,
 )
+from fl.experiments.options_file import options_in
 from fl.modes.table import MODES, IfShort
 from fl.workloads import full_name, ours, parse_task, record_of
 from lab.cli.naming import known_testbeds
 from lab.cli.options import DATA_HELP, TASKS
 
+VAR_KEYWORD = inspect.Parameter.VAR_KEYWORD
 Given: TypeAlias = dict[str, Any]
 """Options that were given, by the names of their fields."""
 
@@ -71,17 +71,26 @@ GROUPS = tuple(dict.fromkeys(row.group for row in ROWS.values()))
 # The command line
 
 
-def taking_options(command: Callable[..., None]) -> Callable[..., None]:
-    """``command`` with every option of the table as an argument of its own, None where it was not given.
+Command: TypeAlias = Callable[..., None]
+
+
+def taking_options(*fields: str) -> Callable[[Command], Command]:
+    """A command with those options of the table as arguments of its own, all without names; None where one was not given.
 
     Its own arguments come last in help.
     """
-    own = inspect.signature(command, eval_str=True).parameters.values()
-    takes = [_parameter(row) for row in sorted(ROWS.values(), key=_place)]
-    takes += [each for each in own if each.kind is not inspect.Parameter.VAR_KEYWORD]
-    command.__signature__ = inspect.Signature(takes)  # type: ignore[attr-defined]
-    command.__annotations__ = {each.name: each.annotation for each in takes}
-    return command
+
+    def taking(command: Command) -> Command:
+        own = inspect.signature(command, eval_str=True).parameters.values()
+        rows = [ROWS[field] for field in fields or ROWS]
+        takes = [each for each in own if each.default is inspect.Parameter.empty and each.kind != VAR_KEYWORD]
+        takes += [_parameter(row) for row in sorted(rows, key=_place)]
+        takes += [each for each in own if each not in takes and each.kind != VAR_KEYWORD]
+        command.__signature__ = inspect.Signature(takes)  # type: ignore[attr-defined]
+        command.__annotations__ = {each.name: each.annotation for each in takes}
+        return command
+
+    return taking
 
 
 def _place(row: Row) -> int:
@@ -163,49 +172,8 @@ def clips_of_arrays(given: list[str]) -> dict[str, float] | None:
 
 
 def in_file(path: Path) -> Given:
-    """The options that a file holds.
-
-    Raises OptionsError naming every key that is no option, with the one that may be meant, and every value that cannot be.
-    """
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise OptionsError(f"{path} is no TOML: {error}") from error
-    named = {row.name: row for row in ROWS.values()}
-    wrong, given = [], {}
-    for key, value in data.items():
-        if key not in named:
-            near = get_close_matches(key.replace("_", "-"), named, 1)
-            wrong.append(f"there is no option {key!r}" + (f"; is {near[0]} meant?" if near else ""))
-            continue
-        try:
-            given[named[key].field] = _checked(named[key], value)
-        except ValueError as error:
-            wrong.append(f"{key} {error}")
-    if wrong:
-        raise OptionsError("\n  ".join([f"{path}: `qunetlab train --help` lists the options;", *wrong]))
-    return given
-
-
-def _checked(row: Row, value: object) -> object:
-    """A value of the file as the field holds it; ValueError going on from its name."""
-    from fl.rounds.settings import canonical, refusal
-
-    if isinstance(row.kind, DictType):
-        if not isinstance(value, dict):
-            raise ValueError(f"is {value!r}: it must be a table of arrays and their clips")
-        clips = {name: canonical(row.kind.value_type, each) for name, each in value.items()}
-        if low := [
-            name for name, clip in clips.items() if not (isinstance(clip, float) and 0 <= clip < math.inf)
-        ]:
-            raise ValueError(
-                f"has {low[0]} = {value[low[0]]}: a clip is a number of at least 0 (0: not in the sum)"
-            )
-        return clips or None
-    settled = canonical(row.kind, value)
-    if why := refusal(row.kind, settled):
-        raise ValueError(why)
-    return settled
+    """The options that a file holds; raises OptionsError as :func:`fl.experiments.options_file.options_in`."""
+    return options_in(path, ROWS.values(), "qunetlab train")
 
 
 def as_file(asked: Asked) -> str:

@@ -237,7 +237,9 @@ def test_a_training_run_that_lost_its_server_is_not_shown_as_if_it_went_on(
     bench: Bench, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bench.join("relay", *bench.testbed.user_names())
-    server = Process(bench.stack, "fl", "server", str(bench.path), "--config", json.dumps({"run_id": "r1"}))
+    settings = bench.path.with_name("server.toml")
+    settings.write_text('run-id = "r1"')
+    server = Process(bench.stack, "fl", "server", str(bench.path), "--config", str(settings))
     server.until(lambda line: json.loads(line).get("ready") is True, "ready line")
     started = time.monotonic()
     page = ""

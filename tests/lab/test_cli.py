@@ -54,18 +54,32 @@ def test_init_for_a_host_leaves_no_endpoint_open(qunetlab: Any, tmp_path: Path) 
     assert [user.delivery for user in testbed.users] == [f"tcp://127.0.0.1:{5003 + k}" for k in range(4)]
 
 
+FILES = {
+    "bad.toml": "{bad",
+    "eve.toml": 'clients = ["alice", "eve"]',
+    "near.toml": "ring_width = 9\nweights = 3",
+}
+
+
 @pytest.mark.parametrize(
     ("command", "more", "code", "told"),
     [
         (["fl", "client", "alice"], [], 2, "users.alice.delivery is 'auto'"),
         (["relay"], [], 3, "laser: ValueError: address is 'auto'"),
-        (["fl", "server"], ["--config", "{bad"], 2, "training configuration is not JSON"),
-        (["fl", "server"], ["--config", '{"clients": ["alice", "eve"]}'], 2, "no user 'eve' in"),
+        (["fl", "server"], ["--config", "bench/bad.toml"], 2, "bad.toml is no TOML"),
+        (["fl", "server"], ["--config", "bench/eve.toml"], 2, "no user 'eve' in"),
         (
             ["fl", "server"],
-            ["--task", "digits", "--config", '{"task": "mnist"}'],
+            ["--config", "bench/near.toml"],
             2,
-            "--task is digits, and --config says mnist: give one of them",
+            "there is no option 'ring_width'; is ring-width meant?\n  weights is 3: it must be a list",
+        ),
+        (["fl", "server"], ["--rounds", "0"], 2, "0 is not in the range x>=1"),
+        (
+            ["fl", "server"],
+            ["--clip", "-1"],
+            2,
+            "clip is -1.0: it must be greater than 0",
         ),
         (["fl", "server"], ["--task", "nowhere_at_all:Task"], 2, "there is no module nowhere_at_all"),
         (
@@ -75,14 +89,16 @@ def test_init_for_a_host_leaves_no_endpoint_open(qunetlab: Any, tmp_path: Path) 
             "there is no module nowhere_at_all",
         ),
         (["fl", "server"], ["--data", "nowhere"], 2, "data nowhere: there is no such file or folder"),
-        (["fl", "server"], ["--config", "@nowhere"], 2, "nowhere: No such file or directory"),
+        (["fl", "server"], ["--config", "nowhere"], 2, "nowhere: No such file or directory"),
     ],
 )
 def test_what_a_role_lacks_is_told_in_words(
     qunetlab: Any, command: list[str], more: list[str], code: int, told: str, tmp_path: Path
 ) -> None:
     assert qunetlab("init", str(tmp_path / "bench")).returncode == 0
-    said = run_qunetlab(*command, str(tmp_path / "bench"), *more)
+    for name, text in FILES.items():
+        (tmp_path / "bench" / name).write_text(text)
+    said = run_qunetlab(*command, str(tmp_path / "bench"), *more, cwd=tmp_path)
     assert said.returncode == code, said.stderr
     assert told in said.stderr
     assert "Traceback" not in said.stderr

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import signal
 from collections.abc import Mapping, Sequence
@@ -176,28 +175,15 @@ def _require_endpoint(runtime: Runtime, endpoint: str, key: str, whose: str) -> 
         )
 
 
-def _read_config(text: str) -> dict[str, Any]:
-    text = Path(text[1:]).read_text(encoding="utf-8") if text.startswith("@") else text
-    try:
-        config = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"training configuration is not JSON: {error}") from None
-    if not isinstance(config, dict):
-        raise ValueError("the training configuration must be a JSON object")
-    return config
-
-
 def fl_server_role(
     path: Path,
     secrets: Path | None,
     state: Path | None,
-    config_text: str,
-    task_name: str | None = None,
-    data: Path | None = None,
+    settings: Mapping[str, Any],
     tell: Emit | None = None,
     metrics: str = LOOPBACK,
 ) -> int:
-    """Federated-learning server: sees masked updates and their sum."""
+    """Federated-learning server: sees masked updates and their sum; ``settings`` by :mod:`fl.experiments.server_options`."""
     from fl.carriers.zeromq.server import run_server
     from fl.workloads import open_task
     from fl.workloads.provenance import verify_data
@@ -205,15 +191,10 @@ def fl_server_role(
     from orchestrator.wire.curve import load_keys
 
     runtime = Runtime("fl-server", path, secrets, state, tell, metrics)
-    settings = _read_config(config_text)
-    for setting, option in (("task", task_name), ("data", str(data) if data else None)):
-        if option is not None and settings.setdefault(setting, option) != option:
-            raise ValueError(
-                f"--{setting} is {option}, and --config says {settings[setting]}: give one of them"
-            )
+    settings = dict(settings)
     data_folder = Path(given) if (given := settings.pop("data", None)) else None
     users = runtime.testbed.user_names()
-    for name in named if isinstance(named := settings.get("clients"), list) else ():
+    for name in settings.get("clients") or ():
         _require_user(runtime, name)
     name = str(settings.get("task", "digits"))
     task = open_task(name, data_folder)
@@ -243,17 +224,16 @@ def fl_server_role(
 
 
 def training_config(task: Task, users: Sequence[str], settings: Mapping[str, Any]) -> FLConfig:
-    """The settings of a run of ``task``: what ``--config`` says, by all ``users`` unless it names clients.
+    """The settings of a run of ``task``, by all ``users`` unless they name clients.
 
     Raises ConfigError, or another ValueError that says what would work, naming the setting.
     """
-    from fl.rounds.config import ConfigError, FLConfig
+    from fl.experiments.server_options import called
+    from fl.rounds.config import FLConfig
 
     chosen = {"clients": users, "task": task.name, **settings}
     clients, name = chosen.pop("clients"), chosen.pop("task")
-    if not isinstance(clients, list | tuple):
-        raise ConfigError(f"--config: clients is {clients!r}: it must be a list of users")
-    return FLConfig.for_task(task, clients, name=name, named=lambda setting: f"--config: {setting}", **chosen)
+    return FLConfig.for_task(task, clients, name=name, named=called, **chosen)
 
 
 def _unfinished_run(state: Path) -> str | None:

@@ -10,7 +10,6 @@ then its key stores are used and stay.
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import shutil
 from collections import Counter
@@ -65,6 +64,7 @@ from orchestrator.events.status import Alarm, BlockReport, Epsilons, Pair
 if TYPE_CHECKING:
     from fl.rounds.config import FLConfig
 
+SERVER_FILE = "fl-server.toml"
 START_TIMEOUT_S = 90.0
 STALL_TIMEOUT_S = 120.0
 """Without a single event from any process for this long, a run is given up."""
@@ -171,13 +171,16 @@ class Run:
         self, config: FLConfig, data: Path | None, *, server_state: Path | None = None
     ) -> None:
         """The server, which keeps the run in ``server_state``, and the clients whose secrets are here."""
+        from fl.experiments.server_options import as_toml
+
         path = str(self.testbed_path)
-        settings = msgspec.to_builtins(config) | ({"data": str(data)} if data else {})
-        settings.pop("type", None)
+        settings = msgspec.structs.asdict(config) | ({"data": str(data)} if data else {})
+        asked = self.folder / SERVER_FILE
+        asked.write_text(as_toml(settings), encoding="utf-8")
         places = ("--secrets", str(self.secrets), "--state", str(server_state or self.state))
         simulated = self.testbed.simulation is not None
         program = program_of("fl-server", self.state, self.testbed_path, simulated=simulated)
-        command = ("fl", "server", path, *places, "--config", json.dumps(settings))
+        command = ("fl", "server", path, *places, "--config", str(asked))
         self.supervisor.start("fl-server", *command, program=program)
         server = self.supervisor.ready(["fl-server"], START_TIMEOUT_S)["fl-server"]
         if isinstance(server, Listening) and (self.has_ring or self.testbed.fl.server == AUTO):

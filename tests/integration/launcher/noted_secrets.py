@@ -19,6 +19,7 @@ import os
 import random
 import sys
 import threading
+import tomllib
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -219,7 +220,7 @@ def codec(module):
 
 def fl_server(module):
     if "--config" in sys.argv:
-        run_id = json.loads(sys.argv[sys.argv.index("--config") + 1])["run_id"]
+        run_id = tomllib.loads(Path(sys.argv[sys.argv.index("--config") + 1]).read_text())["run-id"]
         note("run ids", bytes.fromhex(run_id.partition("-")[2]))
 
 

@@ -158,14 +158,13 @@ def test_a_user_with_the_name_of_another_role_is_refused(name: str, clash: str, 
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"weights": [1, 0, 1]}, "--config: weights of bob is 0: it must be at least 1"),
-        ({"weights": [1, 1, 1 << 40]}, "--config: weights of carol is 1099511627776: it must be at least 1"),
-        ({"clip": "1"}, "--config: clip is '1': it must be a number"),
+        ({"weights": [1, 0, 1]}, "weights of bob is 0: it must be at least 1"),
+        ({"weights": [1, 1, 1 << 40]}, "weights of carol is 1099511627776: it must be at least 1"),
+        ({"clip": "1"}, "clip is '1': it must be a number"),
         ({"clipping": 1}, "there is no setting 'clipping'"),
-        ({"clips": 1}, "--config: clips is 1: it must be a table of arrays and their clips"),
-        ({"clips": {"head": "2"}}, "--config: clips of head is '2': it must be a number"),
-        ({"clients": "alice"}, "--config: clients is 'alice': it must be a list"),
-        ({"ring_width": 9}, "--config: ring_width 9 is too narrow.*use b = 10"),
+        ({"clips": 1}, "clip-of is 1: it must be a table of arrays and their clips"),
+        ({"clips": {"head": "2"}}, "clip-of of head is '2': it must be a number"),
+        ({"ring_width": 9}, "ring-width 9 is too narrow.*use b = 10"),
     ],
 )
 def test_a_setting_of_the_learning_server_is_refused_by_its_name(settings: dict[str, Any], told: str) -> None:

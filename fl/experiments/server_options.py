@@ -1,0 +1,55 @@
+"""The settings of a learning server in a file of the same form as that of ``qunetlab train --config``.
+
+What is an option of a run has that option's name; every other setting of :class:`fl.rounds.config.FLConfig` has its own, with
+hyphens.  ``clients`` are the users who take part, by their names, and ``data`` is where the server's data lie.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec.inspect import StrType
+
+from fl.experiments.options import MACHINE, Row, TrainOptions, rows_of
+from fl.experiments.options_file import options_in
+from fl.rounds.config import FLConfig
+from fl.rounds.settings import kinds_of
+
+OTHERWISE = {"seed": "first_seed", "clients": ""}
+"""Settings that are an option under another field's name, or none: `train` takes a number of clients."""
+
+
+def server_rows() -> dict[str, Row]:
+    """Every setting by its field, as an option of the file."""
+    options = {row.field: row for row in rows_of(TrainOptions)}
+    found = {
+        field: Row(field, about.name, kind, about.text, about.group, about.metavar, None)
+        if (about := options.get(OTHERWISE.get(field, field)))
+        else Row(field, field.replace("_", "-"), kind, "", "", "", None)
+        for field, kind in kinds_of(FLConfig).items()
+    }
+    found["clips"] = options["clips"]
+    found["data"] = Row("data", "data", StrType(), "Where the data lie.", MACHINE, "PATH", None)
+    return found
+
+
+def settings_in(path: Path) -> dict[str, Any]:
+    """The settings in a file; raises OptionsError for what is none, and OSError."""
+    return options_in(path, server_rows().values(), "qunetlab fl server")
+
+
+def as_toml(settings: Mapping[str, Any]) -> str:
+    """A file of settings of a run, by their fields, for another process."""
+    import tomli_w
+
+    rows = server_rows()
+    return tomli_w.dumps({rows[field].name: value for field, value in msgspec.to_builtins(settings).items()})
+
+
+def called(setting: str) -> str:
+    """What a setting is called in the file."""
+    row = server_rows().get(setting)
+    return row.name if row else setting
