@@ -157,8 +157,8 @@ def test_every_command_is_run_or_has_a_reason_and_no_row_is_left_over() -> None:
 
 
 def first_free_port() -> str:
-    """The first of so many that nobody listens at."""
-    for first in range(40_000, 60_000, PORTS):
+    """The first of so many that nobody listens at, below those that connections take for themselves."""
+    for first in range(20_000, 32_000, PORTS):
         try:
             for port in range(first, first + PORTS):
                 with socket.socket() as probe:
@@ -249,11 +249,13 @@ def shared(folder: Path, *begin: str) -> Iterator[Path]:
     )
     try:
         assert process.stdout is not None
+        said = ""
         for text in process.stdout:
+            said += text
             if re.search(r'"ready": ?true|^ready: ', text):
                 break
         else:
-            raise AssertionError(f"{begin} ended with {process.wait()}")
+            raise AssertionError(f"{begin} ended with {process.wait()}:\n{said}")
         yield folder
     finally:
         process.send_signal(signal.SIGINT)

@@ -11,8 +11,12 @@ Every key below may be left away::
     clients       for how many users the first round waits (default: all of the testbed file, or three)
     app           what operators call the task (default: flower)
 
-and mode, levels, clip, keep, colluders, survivors, quorum, seed, pause (s) and key-timeout (s), which are those of
-:class:`fl.carriers.flower.secure_run.SecureRun`.  A key that says 0 or "" counts as left away.
+    quorum        fewest participants of a round (default: three, or what the mode needs)
+    pause         seconds for which a run waits for a user that has gone
+    key-timeout   seconds of these for keys, or for a peer that has gone
+
+and mode, levels, ring-width, clip, clip-decay, keep, colluders, survivors and seed: settings of any run, by the names that
+``qunetlab train`` has for them.  A key that says 0 or "" counts as left away.
 
 The context that holds the configuration is an argument of the server app's main function.  Flower gives a strategy
 no other way to it, so :func:`running_app` looks for it among the callers.
@@ -20,6 +24,7 @@ no other way to it, so :func:`running_app` looks for it among the callers.
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -27,29 +32,38 @@ from pathlib import Path
 from typing import Any, get_args
 
 from flwr.app import Context
+from msgspec.inspect import FloatType, IntType, LiteralType, StrType
 
 from fl.carriers.flower.participant import SetupError, TestbedKeys
 from fl.carriers.flower.records import KeySupply
 from fl.carriers.flower.roster import Roster
 from fl.carriers.flower.secure_run import SecureRun
 from fl.modes.table import MODES
-from fl.rounds.config import SMALLEST_QUORUM
+from fl.rounds.config import SMALLEST_QUORUM, FLConfig
+from fl.rounds.settings import kinds_of
 from orchestrator.wire.curve import load_keys
 
-SETTINGS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
-    "mode": ("mode", str),
+KINDS: Mapping[type, Callable[[Any], Any]] = {LiteralType: str, StrType: str, IntType: int, FloatType: float}
+OWN: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "app": ("app", str),
-    "run-id": ("run_id", str),
-    "levels": ("levels", int),
-    "clip": ("clip", float),
-    "keep": ("keep", float),
-    "colluders": ("colluders", int),
-    "survivors": ("survivors", int),
     "quorum": ("quorum", int),
-    "seed": ("seed", int),
     "pause": ("pause_s", float),
     "key-timeout": ("wait_timeout_s", float),
 }
+"""Keys of Flower's runs alone."""
+
+
+def _of_every_run() -> Mapping[str, tuple[str, Callable[[Any], Any]]]:
+    """The settings of any run (:class:`fl.rounds.config.FLConfig`) that a SecureRun has too, by the names that `train` has for them."""
+    fields = {each.name for each in dataclasses.fields(SecureRun)} - {field for field, _ in OWN.values()}
+    return {
+        field.replace("_", "-"): (field, KINDS[type(kind)])
+        for field, kind in kinds_of(FLConfig).items()
+        if field in fields and type(kind) in KINDS
+    }
+
+
+SETTINGS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {**_of_every_run(), **OWN}
 """Which field of a SecureRun a key sets, and its type."""
 
 

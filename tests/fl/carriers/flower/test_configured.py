@@ -14,10 +14,11 @@ pytest.importorskip("flwr", reason="Flower is not installed: pip install -e '.[f
 from flwr.app import Context, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
-from fl.carriers.flower.configured import secure_run_of
+from fl.carriers.flower.configured import OWN, SETTINGS, secure_run_of
 from fl.carriers.flower.participant import SetupError
 from fl.carriers.flower.secure_run import SecureRun
 from fl.carriers.flower.strategy import QkdFedAvg
+from fl.experiments.options import TrainOptions, rows_of
 from lab.runs.testbeds.folder import create_folder, template_path
 from tests.fl.carriers.flower.conftest import RUN, SERVER_NODE, Federation, model_of, values_of
 
@@ -100,3 +101,15 @@ def test_with_keys_from_nodes_the_roster_is_the_testbed_files(tmp_path: Path) ->
 def test_zero_and_nothing_leave_what_the_app_prefers() -> None:
     chosen = secure_run_of({"clip": 0.0, "levels": 3, "run-id": ""}, SecureRun(clip=0.2, levels=9))
     assert (chosen.clip, chosen.levels, chosen.run_id) == (0.2, 3, "")
+
+
+def test_options_of_every_run_are_keys_of_the_run_configuration_by_the_same_names() -> None:
+    shared = set(SETTINGS) - set(OWN) - {"run-id"}
+    assert shared == {
+        *("mode", "seed", "levels", "ring-width", "clip", "clip-decay", "keep", "colluders", "survivors")
+    }
+    assert shared <= {row.name for row in rows_of(TrainOptions)}
+    run = secure_run_of({"clip-decay": 0.9, "ring-width": 12, "seed": 3})
+    assert (run.clip_decay, run.ring_width, run.seed) == (0.9, 12, 3)
+    with pytest.raises(SetupError, match="clip-decay = 'a' in the run configuration: it is of type float"):
+        secure_run_of({"clip-decay": "a"})
