@@ -12,9 +12,19 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from msgspec.inspect import BoolType, DictType, FloatType, IntType, LiteralType, Type
+from msgspec.inspect import (
+    BoolType,
+    DictType,
+    FloatType,
+    IntType,
+    LiteralType,
+    StructType,
+    Type,
+    VarTupleType,
+)
 
 from fl.experiments.options import Row
+from fl.experiments.server_options import SERVER, server_rows
 from fl.rounds.config import FLConfig
 from fl.rounds.settings import RULES, kinds_of
 from lab.cli.train_options import GROUPS, ROWS, default_of
@@ -35,7 +45,8 @@ mode = "lightsecagg"
 clip-of = { "head.*" = 0.5 }
 ```
 
-What is left out is chosen by the task's experiment. This page is written by `docs/scripts/training_options.py` from the table that
+What is left out is chosen by the task's experiment. A learning server on its own (`qunetlab fl server --config FILE`) takes a file of
+the same form: of these options those about what is trained, protected and sent, and its own in the last table. This page is written by `docs/scripts/training_options.py` from the table that
 the command line has (`fl/experiments/options.py`); do not edit it.
 """
 
@@ -47,6 +58,9 @@ def page() -> str:
         lines += [f"## {group}\n", "| option | value | default | what it is |", "|---|---|---|---|"]
         lines += [row_of(row) for row in ROWS.values() if row.group == group]
         lines.append("")
+    lines += [f"## {SERVER}\n", "| setting | value | what it is |", "|---|---|---|"]
+    own = [row for row in server_rows().values() if row.group == SERVER]
+    lines += [f"| `{row.name}` | {'; '.join(value_of(row))} | {row.text} |" for row in own]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -72,6 +86,9 @@ def kind_of(kind: Type) -> str:
     """A type in words."""
     if isinstance(kind, LiteralType):
         return " or ".join(f"`{each}`" for each in kind.values)
+    if isinstance(kind, VarTupleType):
+        items = {IntType: "whole numbers", StructType: "tables"}
+        return f"list of {items.get(type(kind.item_type), 'texts')}"
     words = {IntType: "whole number", FloatType: "number", BoolType: "true or false"}
     return "table of arrays and numbers" if isinstance(kind, DictType) else words.get(type(kind), "text")
 

@@ -21,6 +21,24 @@ from fl.rounds.settings import kinds_of
 OTHERWISE = {"seed": "first_seed", "clients": ""}
 """Settings that are an option under another field's name, or none: `train` takes a number of clients."""
 
+SERVER = "A learning server's own"
+OWN = {
+    "run_id": "Name of the run, for ever; drawn without.",
+    "clients": "Users who take part; all without.",
+    "weights": "Public weight of each client, in their order; 1 without.",
+    "min_clients": "Fewest participants of a round; three without, or what the mode needs.",
+    "heartbeat_s": "How often a client says that it is there, s.",
+    "client_timeout_s": "A client that was silent for so long is gone, s.",
+    "round_timeout_s": "Longest round, waiting for keys and peers aside, s.",
+    "wait_timeout_s": "Longest wait for keys or peers, s.",
+    "rejoin_grace_s": "How long a round waits for a client that is gone, s.",
+    "max_aborts_in_a_row": "So many rounds without a sum, one after the other, end the run.",
+    "arrays": "Clip of every array; from the task and clip-of.",
+    "sources": "Files that the data come from; from the task.",
+    "task_fingerprint": "Of model, vocabulary and data format; from the task.",
+}
+"""Settings that no option of `qunetlab train` is."""
+
 
 def server_rows() -> dict[str, Row]:
     """Every setting by its field, as an option of the file."""
@@ -28,7 +46,7 @@ def server_rows() -> dict[str, Row]:
     found = {
         field: Row(field, about.name, kind, about.text, about.group, about.metavar, None)
         if (about := options.get(OTHERWISE.get(field, field)))
-        else Row(field, field.replace("_", "-"), kind, "", "", "", None)
+        else Row(field, field.replace("_", "-"), kind, OWN[field], SERVER, "", None)
         for field, kind in kinds_of(FLConfig).items()
     }
     found["clips"] = options["clips"]

@@ -11,7 +11,9 @@ import msgspec
 import pytest
 import typer
 
-from fl.experiments.options import TrainOptions
+from fl.experiments.options import OptionsError, TrainOptions
+from fl.experiments.server_options import as_toml, server_rows, settings_in
+from fl.rounds.config import FLConfig
 from lab.cli.main import app
 from lab.cli.train_options import ROWS, Asked
 
@@ -136,3 +138,24 @@ def test_other_commands_that_have_the_same_option_take_it_from_the_table() -> No
     for name, fields in (("demo", ["rounds"]), ("keycost", ["rounds", "mode", "levels"])):
         found = {each.name: each for each in command.commands[name].params}  # type: ignore[attr-defined]
         assert [found[field].help for field in fields] == [ROWS[field].text for field in fields]
+
+
+def test_a_learning_servers_file_has_the_options_of_train_by_the_same_names_and_is_written_as_it_is_read(
+    tmp_path: Path,
+) -> None:
+    config = FLConfig(
+        "spring-1", "digits", ("alice", "bob", "carol"), rounds=4, clip_decay=0.5, weights=(1, 2, 1)
+    )
+    file = tmp_path / "server.toml"
+    file.write_text(as_toml(msgspec.structs.asdict(config) | {"data": "here"}))
+    found = settings_in(file)
+    assert found.pop("data") == "here"
+    assert FLConfig(**found) == config
+    rows = server_rows()
+    named = {row.field: row.name for row in ROWS.values()}
+    shared = set(rows) & set(named) - {"clients"}
+    assert {"mode", "rounds", "ring_width", "clips", "keep", "data", "task"} <= shared
+    assert all(rows[field].name == named[field] for field in shared)
+    file.write_text("clip-of = { head = 1.5 }\nmin_clients = 3\nclients = [1]")
+    with pytest.raises(OptionsError, match=r"(?s)is min-clients meant\?.*clients is 1: it must be a text"):
+        settings_in(file)
