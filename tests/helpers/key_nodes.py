@@ -55,12 +55,13 @@ def state(folder: Path, name: str) -> Path:
     return folder / "state" / name
 
 
-def be_hub(folder: Path) -> None:
-    """The hub of the folder's testbed."""
+def be_hub(folder: Path, addresses: str = "") -> None:
+    """The hub of the folder's testbed; at the ``addresses`` of one before it, if there are some."""
     testbed = load_testbed(folder / "testbed.toml")
     allowed = {testbed.public_key(role): role for role in ("alice", "bob", "carol", "dave")}
     own = load_keys(folder / "secrets" / "orchestrator")
-    with ZeroMQ() as transport, Hub(transport, own, allowed, epoch=1) as hub:
+    wanted = json.loads(addresses) if addresses else ["auto", "auto"]
+    with ZeroMQ() as transport, Hub(transport, own, allowed, *wanted, epoch=1) as hub:
         print(json.dumps([hub.control_endpoint, hub.bulk_endpoint]), flush=True)
         sys.stdin.readline()
 
@@ -125,6 +126,17 @@ class KeyNodes:
         assert process.stdout is not None
         return json.loads(process.stdout.readline())
 
+    def kill(self, name: str) -> None:
+        """SIGKILL; :meth:`again` starts the same one anew."""
+        process = self.running.pop(name)
+        process.kill()
+        process.communicate()
+
+    def again(self, name: str) -> None:
+        told = self.start(name, self.addresses)
+        if name != "hub":
+            self.urls[name] = str(told)
+
     def __exit__(self, *_: object) -> None:
         for name in ("alice", "bob", "hub"):
             process = self.running.pop(name, None)
@@ -140,6 +152,6 @@ class KeyNodes:
 if __name__ == "__main__":
     place, role, *rest = sys.argv[1:]
     if role == "hub":
-        be_hub(Path(place))
+        be_hub(Path(place), *rest)
     else:
         be_node(Path(place), role, rest[0])

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import signal
-import ssl
 import statistics
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from lab.runs.testbeds.folder import create_folder, named_testbed
+from tests.helpers.key_client import Application
 
 WARM_UP_S = 15 * 60.0
 SOAK_S = 20 * 60.0
@@ -70,27 +67,6 @@ class Seen:
         """The median of a value in the time before a moment."""
         window = [v for at, v in zip(self.at_s, values, strict=True) if moment_s - WINDOW_S <= at <= moment_s]
         return float(statistics.median(window))
-
-
-class Application:
-    """One application of the ring, as a client of its node."""
-
-    def __init__(self, folder: Path, sae: str, url: str) -> None:
-        where = folder / "secrets" / f"sae-{sae}"
-        self._url = url
-        self._tls = ssl.create_default_context(cafile=str(where / "ca.pem"))
-        self._tls.load_cert_chain(where / "cert.pem", where / "key.pem")
-
-    def ask(self, path: str) -> dict[str, str]:
-        """Keys by id; none while the node has none to give."""
-        address = f"{self._url}/api/v1/keys/{path}"
-        try:
-            with urllib.request.urlopen(address, context=self._tls, timeout=20) as answer:
-                return {key["key_ID"]: key["key"] for key in json.load(answer)["keys"]}
-        except urllib.error.HTTPError as refused:
-            if refused.code != 503:
-                raise
-            return {}
 
 
 @pytest.mark.long
