@@ -111,17 +111,18 @@ class Windows:
                 raise RefusedError(
                     f"{peer} offers a window of {wanted.n_bits} bits of lane {lane}, of which {stock} are here"
                 )
+            if held is None:
+                self._divide(peer, lane, wanted)
             self._reservations.commit(peer, lane, wanted, context)
-        if held is None:
-            self._divide(peer, lane, wanted)
 
     def opened(self, peer: str, wanted: Range, context: bytes) -> None:
         """The owner: the peer holds the window."""
         lane = self.own_lane(peer)
-        self._reservations.commit(peer, lane, wanted, context)
         self._divide(peer, lane, wanted)
+        self._reservations.commit(peer, lane, wanted, context)
 
     def _divide(self, peer: str, lane: Lane, wanted: Range) -> None:
+        """Seal a window in small pieces; before it is held, so that a failure leaves nothing half done."""
         with self._core.transaction():
             self._core.pieces.divide(peer, lane, [*range(wanted.start, wanted.end, PIECE_BITS), wanted.end])
 

@@ -13,9 +13,10 @@ import pytest
 
 from orchestrator.keystore.database import Database
 from orchestrator.keystore.errors import KeyStoreError, StoreError
-from orchestrator.keystore.lanes import Lane
+from orchestrator.keystore.lanes import Lane, Range, SplitRule
 from orchestrator.keystore.sealing import Kek
 from orchestrator.keystore.store import KeyStore
+from orchestrator.keystore.windows import LeasedKey, Use
 from orchestrator.secret import SecretBits
 
 KEK = Kek(b"k" * 32)
@@ -53,7 +54,7 @@ def _healthy_disk() -> Iterator[None]:
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[KeyStore]:
     FailingDatabase.fail_at = None
-    store = FailingStore.create(tmp_path / "s.db", "alice", KEK)
+    store = FailingStore.create(tmp_path / "s.db", "alice", KEK, split=SplitRule(otp_per_1024=128))
     store.install_initial_secret(
         "bob",
         SecretBits.from_bytes(RNG.bytes(8192)),
@@ -80,6 +81,33 @@ def operations(store: KeyStore) -> list[Callable[[], object]]:
         lambda: store.burn_deposit("bob", "b2"),
         lambda: store.journal_output(CONTEXT, b"output"),
         lambda: store.raise_heads("bob", {Lane.MASK: 5000}),
+        *windows_of(store),
+    ]
+
+
+def windows_of(store: KeyStore) -> list[Callable[[], object]]:
+    """Keys for applications: both ends of a window, and of a batch."""
+    own, far = store.windows.new_context(), store.windows.new_context()
+    offered = Range(0, 4096)
+    keys = [LeasedKey(bytes([n]) * 16, Range(256 + 512 * n, 512)) for n in range(3)]
+    use = Use("app", "master", 1, 3, 1536)
+
+    def opened() -> None:
+        chosen = store.propose_reservation("bob", Lane.OTP_AB, 4096, own)
+        store.windows.opened("bob", chosen, own)
+
+    def fetched() -> None:
+        with store.windows.group():
+            assert store.windows.fetch("bob", Lane.OTP_BA, [keys[0]], use) is not None
+            store.windows.forget("bob", Lane.OTP_BA, keys[1])
+
+    return [
+        lambda: store.propose_reservation("bob", Lane.OTP_AB, 4096, own),
+        opened,
+        lambda: store.windows.deliver("bob", 0, keys, [use], spare={keys[2].key_id}),
+        lambda: store.windows.follow("bob", offered, far),
+        lambda: store.windows.hand("bob", 0, keys, {keys[2].key_id}, 1e-30),
+        fetched,
     ]
 
 
