@@ -96,6 +96,12 @@ TABLE: dict[AlarmName, AlarmRow] = {
         "`qunetlab calibrate`",
         limits=Limits(high_minor=1.0, high_major=4.0),
     ),
+    "certificate": AlarmRow(
+        "days for which the certificate holds that applications are served with",
+        "`qunetlab sae renew USER --kme` where certificates are approved, then `sae install` here",
+        unit="d",
+        limits=Limits(low_minor=30.0, low_major=7.0),
+    ),
     "instrument": AlarmRow("an instrument needs a look", "look at the instrument named, and at its log"),
     "store": AlarmRow(
         "the key store needs a look", "make room on its disk and look at its permissions", severity="major"

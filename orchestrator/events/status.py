@@ -216,6 +216,7 @@ AlarmName: TypeAlias = Literal[
     "waits-for-operator",
     "tampering",
     "calibration-age",
+    "certificate",
     "instrument",
     "store",
     "old-copy",

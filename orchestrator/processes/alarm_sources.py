@@ -11,6 +11,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from drivers.links.errors import InstrumentError, NoReadingError
@@ -22,6 +23,7 @@ from lab.light_budget import DARK_W
 from lab.station import Station
 from lab.testbed import Testbed
 from orchestrator import runtime
+from orchestrator.delivery.certificates import CertificateError, read_certificate, utc_now
 from orchestrator.events.status import pair_name
 from orchestrator.keystore.errors import StoreError
 from orchestrator.keystore.lanes import AUTH_ALARM_BITS, AUTH_LANES
@@ -37,7 +39,9 @@ logger = logging.getLogger(__name__)
 
 Source: TypeAlias = Callable[[], Iterable[Observed]]
 HOUR_S = 3600.0
+DAY_S = 86400.0
 CALIBRATION_EVERY_S = 60.0
+CERTIFICATE_EVERY_S = 60.0
 INSTRUMENTS_EVERY_S = 10.0
 RATES_KEPT = 20
 """Readings of the detectors over which dark counts are averaged: some seconds, a hundred counts and more."""
@@ -257,6 +261,22 @@ def of_calibrations(read: Callable[[], Book], owner: str) -> Source:
                 age_h = (now() - found).total_seconds() / 3600
                 text = f"{step} is {age_h:.0f} h old and good for {facts.valid_h:g} h"
                 yield Observed("calibration-age", age_h / facts.valid_h, at_s, part=str(step), text=text)
+
+    return look
+
+
+def of_certificate(path: Path) -> Source:
+    """For how many days the certificate holds with which a node serves applications; read from the disk."""
+
+    def look() -> Iterator[Observed]:
+        at_s = runtime.now()
+        try:
+            until = read_certificate(path).not_valid_after_utc
+        except CertificateError as error:
+            yield Observed("certificate", None, at_s, text=str(error))
+            return
+        left_d = (until - utc_now()).total_seconds() / DAY_S
+        yield Observed("certificate", left_d, at_s, text=f"it expires on {until:%Y-%m-%d %H:%M} UTC")
 
     return look
 

@@ -13,6 +13,7 @@ from lab.readings import known_readings, known_states
 from lab.station import Station
 from lab.testbed import Testbed
 from orchestrator import runtime
+from orchestrator.delivery.certificates import CERTIFICATE_FILE
 from orchestrator.events.process import Emit, NodeServing
 from orchestrator.hub.connect import connect_agent
 from orchestrator.keystore.sealing import Kek
@@ -24,10 +25,12 @@ from orchestrator.metrics.book import Metrics
 from orchestrator.postprocessing.cascade import compile_kernels
 from orchestrator.processes.alarm_sources import (
     CALIBRATION_EVERY_S,
+    CERTIFICATE_EVERY_S,
     INSTRUMENTS_EVERY_S,
     DarkSensors,
     Polled,
     of_calibrations,
+    of_certificate,
     of_instruments,
     of_interlock,
 )
@@ -98,7 +101,17 @@ def run_node(
 
     ages = Polled(of_calibrations(current.book, name), CALIBRATION_EVERY_S, "calibrations")
     slow = Polled(of_instruments(station), INSTRUMENTS_EVERY_S, "instruments")
-    with ages, slow, open_node_store(testbed, name, secrets_dir, state_dir, kek, moved=moved) as store:
+    papers = Polled(
+        of_certificate(secrets_dir / CERTIFICATE_FILE) if testbed.applications_of(name) else tuple,
+        CERTIFICATE_EVERY_S,
+        "certificate",
+    )
+    with (
+        ages,
+        slow,
+        papers,
+        open_node_store(testbed, name, secrets_dir, state_dir, kek, moved=moved) as store,
+    ):
         agent = connect_agent(testbed, name, secrets_dir, book.tell)
         applications = NodeApplications(testbed, name, store, agent, tell=book.tell)
         calibrating = Calibrating(current, agent, emit, functools.partial(sets.begin, station))
@@ -117,7 +130,7 @@ def run_node(
             permit=interlock.check,
             unready=unready,
             make_safe=station.safe,
-            sources=[of_interlock(interlock), dark, ages, slow, sets],
+            sources=[of_interlock(interlock), dark, ages, slow, papers, sets],
             state_dir=state_dir,
             records=kept,
             readings=lambda: known_readings(station),

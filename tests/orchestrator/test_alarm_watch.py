@@ -17,11 +17,13 @@ from lab.alarms.table import TABLE
 from lab.calibration.book import Book, Value, book_path, now, write_book
 from lab.calibration.current import CurrentTestbed
 from lab.calibration.steps import STEPS, Step
+from lab.runs.certificates.making import make_authority, make_certificate, make_key, pem
 from lab.runs.demo import event_warnings, over_alarms
 from lab.runs.first_contact.against_twin import alone
 from lab.runs.supervising.supervised import Run
 from lab.runs.testbeds.folder import template_path
 from lab.testbed import load_testbed
+from orchestrator.delivery.certificates import Holder, utc_now
 from orchestrator.events.status import Alarm
 from orchestrator.keystore.lanes import AUTH_ALARM_BITS
 from orchestrator.keystore.pair_macs import MAC_KEY_BITS
@@ -35,6 +37,7 @@ from orchestrator.processes.alarm_sources import (
     Refusals,
     Source,
     of_calibrations,
+    of_certificate,
     of_instruments,
     of_station,
     of_store,
@@ -110,6 +113,30 @@ def test_a_peer_that_left_the_testbed_hides_no_other(store: KeyStore) -> None:
     assert isinstance(shown, Keys)
     assert {pair.peer: pair.waits for pair in shown.pairs} == dict.fromkeys(store.peers(), False)
     assert control(ShowAlarms()) == Standing("alice", [])
+
+
+def test_a_certificate_that_ends_soon_is_an_alarm_until_it_is_renewed(tmp_path: Path) -> None:
+    path, key, at = tmp_path / "kme-cert.pem", make_key(), utc_now()
+    book, source = AlarmBook("alice", TABLE), of_certificate(path)
+    (unreadable,) = book.observe(source(), 0.0)
+    assert (unreadable.name, unreadable.severity) == ("certificate", "invalid")
+    book = AlarmBook("alice", TABLE)
+    authority = make_authority(key, "ring", at - timedelta(days=400))
+
+    def issued(ago: timedelta) -> None:
+        path.write_bytes(
+            pem(make_certificate(authority, key, key.public_key(), "alice", Holder.KME, [], at - ago))
+        )
+
+    issued(timedelta(days=340))
+    (alarm,) = book.observe(source(), 1.0)
+    assert (alarm.severity, alarm.condition) == ("minor", "low")
+    assert "it expires on" in alarm.text
+    issued(timedelta(days=360))
+    (alarm,) = book.observe(source(), 2.0)
+    assert alarm.severity == "major"
+    issued(timedelta())
+    assert [alarm.on for alarm in book.observe(source(), 3.0)] == [False]
 
 
 def test_a_renewed_pair_ends_its_alarm(store: KeyStore) -> None:
