@@ -24,6 +24,7 @@ ROWS = {
     "quantum_state_speedup": "bench_circuits:quantum_states",
     "scheduler_over_bound": "bench_scheduler:scheduling",
     "dashboard_share": "bench_dashboard:dashboard",
+    "metrics_share": "bench_metrics:scraping",
     "enc_keys_per_s": "bench_key_delivery:key_delivery",
     "dec_keys_per_s": "bench_key_delivery:key_delivery",
 }

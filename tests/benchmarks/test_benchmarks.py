@@ -10,6 +10,7 @@ import rows
 from bench_cohort import mnist_round_benchmark
 from bench_lightsecagg import lightsecagg_benchmark
 from bench_masking import mask_benchmark
+from bench_metrics import scraping
 from bench_postprocessing import amplify_benchmark
 from bench_scheduler import ALLOWED, scheduling
 from secure_round import secure_round_benchmark
@@ -65,6 +66,12 @@ def test_the_scheduler_is_held_against_its_bound_and_the_table_shows_it(
     assert 1.0 <= figure["ours_mean"] <= figure["value"] <= ALLOWED
     assert figure["value"] < min(figure["round-robin_mean"], figure["first_come_mean"])
     assert "all      3" in capsys.readouterr().err
+
+
+def test_reading_metrics_every_second_takes_less_than_a_hundredth_of_a_core() -> None:
+    figure = scraping(readings=30)["metrics_share"]
+    assert 0 < figure["value"] < 0.01
+    assert figure["samples"] > 100
 
 
 def test_every_row_names_a_function_that_is_there() -> None:

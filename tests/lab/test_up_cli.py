@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,6 +73,22 @@ def test_only_roles_whose_secrets_are_here_are_of_this_machine(home: Path) -> No
         roles_here(home, testbed)
 
 
+def hold_pages(home: Path) -> None:
+    """Every process is where Prometheus is told, alive and ready, and shows itself."""
+    found = json.loads((home / "state" / "up" / "targets.json").read_text())
+    names = [each["labels"]["process"] for each in found]
+    assert names == ["simulate", "orchestrator", "relay", "alice", "bob", "carol", "dave"]
+    for each in found:
+        place = f"http://{each['targets'][0]}"
+        for path, said in (
+            ("healthz", b"alive"),
+            ("readyz", b'"ready": true'),
+            ("metrics", b"process_open_fds "),
+        ):
+            with urllib.request.urlopen(f"{place}/{path}", timeout=10) as answer:
+                assert said in answer.read(), f"{each} {path}"
+
+
 @pytest.mark.long
 def test_a_ring_goes_up_and_down_and_says_what_was_made_safe(home: Path) -> None:
     up = run_qunetlab("up", str(home), "--detach", timeout_s=300)
@@ -81,6 +99,7 @@ def test_a_ring_goes_up_and_down_and_says_what_was_made_safe(home: Path) -> None
         listed = run_qunetlab("instruments", str(home), "--owner", "relay").stdout
         assert "IN USE" in listed
         assert "NOT REACHED" not in listed
+        hold_pages(home)
     finally:
         down = run_qunetlab("down", str(home))
     assert down.returncode == 0, down.stderr
