@@ -66,6 +66,7 @@ class KeyWorld:
         self.cut = False
         self.said = {"alice": 0, "bob": 0}
         self.told: list[Any] = []
+        self.opened: list[tuple[str, str]] = []
         self.stores: dict[str, KeyStore] = {}
         self.givers: dict[str, KeyGiver] = {}
         self.keepers: dict[str, KeyKeeper] = {}
@@ -128,8 +129,13 @@ class KeyWorld:
         if self.cut or peer not in self.keepers:
             return None
         ours, theirs = memory_channel_pair()
+        self.opened.append((name, peer))
         self.keepers[peer].listen(name, Meddled(theirs, peer, self))
         return Meddled(ours, name, self)
+
+    def deaf(self) -> Channel:
+        """A channel on which nobody says anything."""
+        return memory_channel_pair()[0]
 
     def meet(self) -> None:
         """The two stores are compared, as the workers of the pair do."""

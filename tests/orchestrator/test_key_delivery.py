@@ -323,3 +323,14 @@ def test_the_link_is_cut_at_every_step(tmp_path: Path, step: int) -> None:
         assert one == other
         assert one.delivered == sum(len(key.key) for key in given)
         assert one.burnt == 0
+
+
+def test_a_channel_whose_other_end_was_left_is_given_up_for_another(world: KeyWorld) -> None:
+    world.give()
+    before = len(world.opened)
+    (listener,) = [each for each in threading.enumerate() if each.name == "keep-alice"]
+    world.keepers["bob"].listen("alice", world.deaf())
+    listener.join()
+    given = world.givers["alice"].order("app1", "app2", 1, 256, patience_s=20.0).result(30)
+    assert len(world.opened) == before + 1
+    assert same(given, world.fetch([key.key_id for key in given]))

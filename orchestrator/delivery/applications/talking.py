@@ -13,6 +13,8 @@ from orchestrator.wire.codec import decode
 
 REPEAT_S = 0.5
 """After this long without an answer the same bytes are said again."""
+SILENT_TRIES = 3
+"""After this many a fresh channel is opened."""
 PAUSE_S = 0.1
 """After a failure of the channel, or while the stores are being compared."""
 
@@ -50,9 +52,12 @@ class Talk:
         Raises TamperedError for a wrong MAC, WireError, what the channel raises, and ChannelTimeoutError when this
         node stops or, if ``tries`` are counted, after so many.
         """
-        channel, tried = self.channel(), 0
+        tried = 0
         while not self._stop.is_set() and (not tries or tried < tries):
+            if tried and tried % SILENT_TRIES == 0:
+                self.drop()  # its other end may have been left without a word
             tried += 1
+            channel = self.channel()
             channel.send(said)
             deadline = runtime.now() + REPEAT_S
             while (left_s := deadline - runtime.now()) > 0:
