@@ -32,7 +32,8 @@ SLOW_LIMIT_S = 120.0
 WHY_NOT = namespaces.missing()
 needs_namespaces = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT or "there are namespaces")
 NOT_YET = pytest.mark.xfail(
-    reason="instruments that vanish in the light without a word for ten seconds: no block within a minute of their return"
+    reason="instruments that vanish in the light without a word for ten seconds: no block within a minute of their return",
+    run=False,  # what follows needs a ring that is lit
 )
 CASES = [
     pytest.param(role, fault, marks=NOT_YET if (role, fault) == ("simulate", "cut") else ())
