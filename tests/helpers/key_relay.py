@@ -47,6 +47,7 @@ class _Line:
 
     def send(self, payload: bytes) -> None:
         self._check()
+        self._world.seen.append(payload)
         self._channel.send(payload)
 
     def recv(self, timeout_s: float) -> bytes:
@@ -89,6 +90,8 @@ class RelayWorld:
         """``stocked``: bytes of key per pair; ``deaf``: nodes whose own file says that they relay nothing."""
         self.away: set[str] = set()
         self.told: list[Any] = []
+        self.seen: list[bytes] = []
+        """Everything that passed the hub."""
         rng = np.random.default_rng(1)
         self.stores = {name: KeyStore.create(folder / name, name, KEK, split=SPLIT) for name in NAMES}
         for first, second in combinations(NAMES, 2):

@@ -334,3 +334,26 @@ def test_a_channel_whose_other_end_was_left_is_given_up_for_another(world: KeyWo
     given = world.givers["alice"].order("app1", "app2", 1, 256, patience_s=20.0).result(30)
     assert len(world.opened) == before + 1
     assert same(given, world.fetch([key.key_id for key in given]))
+
+
+def test_the_hub_sees_no_key(world: KeyWorld) -> None:
+    """R9: no 16 bytes of any key are in anything that two nodes said; a planted one is found."""
+    seen: list[bytes] = []
+
+    def record(_: str, __: int, payload: bytes) -> bytes:
+        seen.append(payload)
+        return payload
+
+    world.meddle = record
+    given = [key for _ in range(5) for key in world.give(3, 512)]
+    fetched = world.fetch([key.key_id for key in given])
+    keys = [key.key.reveal_bytes() for key in fetched]
+    assert len(seen) >= 10
+    assert not leaked(keys, seen)
+    assert leaked(keys, [*seen, b"?" + keys[3][20:40]])
+
+
+def leaked(keys: list[bytes], seen: list[bytes]) -> bool:
+    """Whether any 16 consecutive bytes of a key stand in what was seen."""
+    everything = b"|".join(seen)
+    return any(key[at : at + 16] in everything for key in keys for at in range(len(key) - 15))

@@ -41,6 +41,8 @@ def test_a_pair_without_key_is_served_by_the_node_in_the_middle(tmp_path: Path) 
         ]
         assert world.stores["carol"].windows.uses() == [("app-carol", "bob", "slave", 3, 1536)]
         balanced(world)
+    everything = b"|".join(world.seen)
+    assert not any(key.key.reveal_bytes()[at : at + 16] in everything for key in keys for at in range(49))
     assert all(world.told)
 
 
