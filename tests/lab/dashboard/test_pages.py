@@ -98,6 +98,23 @@ def test_a_page_fits_a_phone(room: SimpleNamespace, page: str) -> None:
     room.browser.size(390, 844)
     browser = opened(room, page)
     assert browser.js("return document.documentElement.scrollWidth") <= 390
+    for top in (0, 10_000):
+        browser.js("scrollTo(0, arguments[0])", top)
+        seen = browser.js(
+            "const r = document.getElementById('stop').getBoundingClientRect();"
+            "return document.elementFromPoint(r.x + r.width / 2, r.y + r.height / 2)?.id"
+        )
+        assert seen == "stop", f"/{page}, scrolled to {top}: the stop button is not in sight"
+
+
+def test_one_word_takes_a_third_of_the_wall(room: SimpleNamespace) -> None:
+    for width, height in ((1280, 900), (390, 844), (1920, 1080)):
+        room.browser.size(width, height)
+        browser = opened(room, "")
+        share = browser.js(
+            "return document.querySelector('.verdict').getBoundingClientRect().height / innerHeight"
+        )
+        assert 0.25 < share < 0.45, (width, height, share)
 
 
 def test_the_wall_says_what_the_ring_does(room: SimpleNamespace) -> None:
