@@ -7,8 +7,8 @@ that lane will have come, since every block is divided in the same way.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
+from datetime import UTC, date, datetime
 
 from lab.testbed import Testbed
 from orchestrator import runtime
@@ -25,7 +25,6 @@ from orchestrator.keystore.store import KeyStore
 from orchestrator.randomness import random_hex
 from orchestrator.wire.channel import Channel
 
-DAY_S = 86400
 REPORT_EVERY_S = 1.0
 
 
@@ -36,7 +35,7 @@ def split_rule(testbed: Testbed) -> SplitRule:
 
 def utc_day() -> int:
     """Days since 1970 by the wall clock, for daily quotas."""
-    return int(time.time()) // DAY_S
+    return (datetime.now(UTC).date() - date(1970, 1, 1)).days
 
 
 class NodeApplications:

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 from queue_ring import BLOCK_BITS, PAIRS, PARTIES, ROLES, Light, agent_at, parties
 
-from lab.testbed import write_testbed
+from lab.testbed import load_testbed, write_testbed
 from orchestrator.events.status import Pair
 from orchestrator.wire.control_socket import ControlError, ask
 from orchestrator.wire.curve import CurveKeys, generate_keys, write_keys
@@ -124,7 +124,10 @@ def check_kills(folder: Path, seed: int, kills: int) -> None:
         world = Killed(folder, stack)
         hub = world.data["hub"]
         purposes = (KEY, *map(calibration, STEPS))
-        agents = {role: agent_at(stack, role, world.keys, hub["control"], hub["bulk"]) for role in PARTIES}
+        testbed = load_testbed(world.folder / "testbed.toml")
+        agents = {
+            role: agent_at(stack, role, world.keys, hub["control"], hub["bulk"], testbed) for role in PARTIES
+        }
         light.shining.clear()  # until all orders are there
         parties(stack, agents.__getitem__, light, purposes=purposes)
         stack.callback(light.shining.set)
@@ -165,7 +168,10 @@ def test_a_held_queue_stays_held_and_its_bench_safe_across_a_kill(tmp_path: Path
     with ExitStack() as stack:
         world = Killed(tmp_path, stack)
         hub = world.data["hub"]
-        agents = {role: agent_at(stack, role, world.keys, hub["control"], hub["bulk"]) for role in PARTIES}
+        testbed = load_testbed(world.folder / "testbed.toml")
+        agents = {
+            role: agent_at(stack, role, world.keys, hub["control"], hub["bulk"], testbed) for role in PARTIES
+        }
         made = parties(stack, agents.__getitem__, light)
         world.ask(HoldQueue("olga"))
         world.ask(AddEntry("olga", "key", (PAIRS[0],), BLOCK_BITS))

@@ -13,7 +13,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
+from lab.agreed import agreed_on
 from lab.calibration.steps import Step
+from lab.testbed import Testbed
 from orchestrator.events.status import BlockReport, LaneStock, Pair, Stock
 from orchestrator.hub.agent import Agent, LinkUp
 from orchestrator.light.messages import LightAborted
@@ -173,9 +175,17 @@ def parties(
     return made
 
 
-def agent_at(stack: ExitStack, role: str, keys: Mapping[str, CurveKeys], control: str, bulk: str) -> Agent:
-    """A connected agent of ``role``."""
-    agent = Agent(role, keys[role], keys["orchestrator"].public, control, bulk)
+def agent_at(
+    stack: ExitStack,
+    role: str,
+    keys: Mapping[str, CurveKeys],
+    control: str,
+    bulk: str,
+    testbed: Testbed | None = None,
+) -> Agent:
+    """A connected agent of ``role``; of a hub that asks what machines have alike, with the ``testbed`` file that it has."""
+    agreed = agreed_on(testbed) if testbed else None
+    agent = Agent(role, keys[role], keys["orchestrator"].public, control, bulk, agreed=agreed)
     agent.start()
     stack.callback(agent.close)
     assert agent.wait_up(10.0)

@@ -60,7 +60,9 @@ class Bench:
         hub = serving.result(20.0)
         keys = {role: load_keys(secrets / role) for role in ("orchestrator", "relay", *USERS)}
         self.light = Light()
-        agents = {role: agent_at(stack, role, keys, hub.control, hub.bulk) for role in ("relay", *USERS)}
+        agents = {
+            role: agent_at(stack, role, keys, hub.control, hub.bulk, testbed) for role in ("relay", *USERS)
+        }
         self.parties = parties(stack, agents.__getitem__, self.light)
         stack.callback(self.light.shining.set)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections.abc import Callable, Mapping
-from concurrent.futures import TimeoutError as FutureTimeoutError
 
 from orchestrator import runtime
 from orchestrator.delivery.applications.giving import KeyGiver
@@ -64,7 +63,7 @@ class Ways:
         for peer, future in asked.items():
             try:
                 known[peer] = future.result(max(0.0, deadline - runtime.now()))
-            except (FutureTimeoutError, runtime.CancelledError):
+            except (TimeoutError, runtime.CancelledError):
                 known[peer] = {}
         with self._lock:
             self._known, self._asked_s, self._asking = known, runtime.now(), False
