@@ -82,6 +82,7 @@ WAYS: dict[str, Way | str] = {
     "running.md: qunetlab keys revoke": ELSEWHERE + "tests/lab/test_keys_cli.py",
     "running.md: qunetlab up": "the surrounding of all that are run while it is up",
     "running.md: qunetlab down": "the surrounding of all that are run while it is up",
+    "running.md: qunetlab queue add maintenance": "the bench is given to one person at a time: the same line of operating.md is run",
     "running.md: qunetlab queue add key": Way("up", instead={"queue add": "queue add --testbed bench"}),
     "running.md: qunetlab queue add": Way("up", instead={"queue add": "queue add --testbed bench"}),
     "running.md: qunetlab queue list": Way("up", instead={"queue list": "queue list --testbed bench"}),
@@ -103,7 +104,7 @@ WAYS: dict[str, Way | str] = {
     "training.md: qunetlab train": HOURS,
     "training.md: qunetlab compare": Way("alone", instead={"RUN RUN ...": "first-run live"}),
     "status.md: qunetlab alarms": "an alarm has to stand: tests/lab/test_alarms_cli.py",
-    "qunetlab status bench --check": Way("up", codes=(0, 1)),
+    "qunetlab status bench --check": Way("up", codes=(0, 1, 3)),  # 3: somebody was given the bench, a row above
     "qunetlab status bench --watch": LIVE,
     "qunetlab status ring --watch": LIVE,
     "qunetlab dashboard": LIVE,
