@@ -88,7 +88,7 @@ class Observer:
             told = reason if state in ENDED and reason else state.value
             raise ObserverError(
                 f"the orchestrator at {testbed.hub.control} did not answer within {timeout_s:g} s "
-                f"({told}); is it running, and is this its testbed file?"
+                f"({told}); is it running (`qunetlab up` starts all roles of a machine), and is this its testbed file?"
             )
         return cls(testbed, agent)
 
