@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 import tomllib
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from namespaces import Network
 from two_users_ring import PAIR, Ring, free_endpoints
 
+from fl.experiments.server_options import as_toml
 from lab.runs.consent import consent_of_simulated
 from lab.runs.interlocks import acknowledge, states
 from lab.runs.supervising.supervisor import HONEST
@@ -48,8 +48,9 @@ class LearningRing(Ring):
     def start(self, role: str) -> None:
         path = str(self.path)
         if role == "fl-server":
-            config = {"rounds": 100_000, "mode": MODE, "run_id": RUN, "task": "digits"}
-            arguments = ["fl", "server", path, "--config", json.dumps(config)]
+            asked = self.folder / "server.toml"
+            asked.write_text(as_toml({"rounds": 100_000, "mode": MODE, "run_id": RUN, "task": "digits"}))
+            arguments = ["fl", "server", path, "--config", str(asked)]
         elif role in LEARNING:
             arguments = ["fl", "client", role.removeprefix("fl-"), path, "--mode", MODE, "--task", "digits"]
         else:
