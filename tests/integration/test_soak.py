@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import signal
 import statistics
@@ -23,7 +24,8 @@ WARM_UP_S = 15 * 60.0
 SOAK_S = 20 * 60.0
 EVERY_S = 5.0
 WINDOW_S = 90.0
-"""Medians of what was seen in this time before each of the two moments are compared."""
+"""What was seen in this time before each of the two moments is compared: of descriptors the median, of memory the lowest
+tenth, since a block in work takes a few megabytes for a moment."""
 MOST_GROWTH_MB = 5.0
 SAES = {"app1": "alice", "app2": "bob"}
 
@@ -45,6 +47,17 @@ def named(pid: int) -> str:
     return " ".join(word for word in words[1:] if word and "/" not in word and not word.startswith("-"))
 
 
+def connections(pid: int) -> dict[str, str]:
+    """What the sockets of a process's network are connected to, by the name that their descriptors have."""
+    found = {}
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+            words = line.split()
+            local, remote = (int(words[at].split(":")[1], 16) for at in (1, 2))
+            found[f"socket:[{words[9]}]"] = f"port {local} to port {remote}"
+    return found
+
+
 @dataclass
 class Seen:
     """What one process held, sample by sample."""
@@ -53,6 +66,7 @@ class Seen:
     at_s: list[float] = field(default_factory=list)
     rss_mb: list[float] = field(default_factory=list)
     descriptors: list[int] = field(default_factory=list)
+    sockets: list[frozenset[str]] = field(default_factory=list)
 
     def sample(self, pid: int, now_s: float) -> None:
         status = Path(f"/proc/{pid}/status").read_text()
@@ -61,12 +75,26 @@ class Seen:
             return
         self.at_s.append(now_s)
         self.rss_mb.append(int(found[1]) / 1024)
-        self.descriptors.append(len(list(Path(f"/proc/{pid}/fd").iterdir())))
+        links = [os.readlink(each) for each in Path(f"/proc/{pid}/fd").iterdir()]
+        self.descriptors.append(len(links))
+        ends = connections(pid)
+        self.sockets.append(frozenset(ends.get(link, link) for link in links))
 
-    def at(self, values: list[float] | list[int], moment_s: float) -> float:
-        """The median of a value in the time before a moment."""
-        window = [v for at, v in zip(self.at_s, values, strict=True) if moment_s - WINDOW_S <= at <= moment_s]
-        return float(statistics.median(window))
+    def _window(self, values: list[float] | list[int], moment_s: float) -> list[float]:
+        return [v for at, v in zip(self.at_s, values, strict=True) if moment_s - WINDOW_S <= at <= moment_s]
+
+    def memory_mb(self, moment_s: float) -> float:
+        """The lowest tenth of what it held before a moment."""
+        return float(statistics.quantiles(self._window(self.rss_mb, moment_s), n=10)[0])
+
+    def held(self, moment_s: float) -> float:
+        """How many descriptors it had before a moment, as a rule."""
+        return float(statistics.median(self._window(self.descriptors, moment_s)))
+
+    def new(self, moment_s: float) -> list[str]:
+        """What it has open at its end that it did not have at a moment."""
+        before = [each for at, each in zip(self.at_s, self.sockets, strict=True) if at <= moment_s][-1]
+        return sorted(self.sockets[-1] - before)
 
 
 @pytest.mark.long
@@ -95,13 +123,13 @@ def test_no_process_of_a_ring_grows(tmp_path: Path) -> None:
     for each in seen.values():
         if each.at_s[0] > WARM_UP_S - WINDOW_S or each.at_s[-1] < SOAK_S - WINDOW_S:
             continue  # a helper that came and went
-        before, after = each.at(each.rss_mb, WARM_UP_S), each.at(each.rss_mb, SOAK_S)
-        held = each.at(each.descriptors, WARM_UP_S), each.at(each.descriptors, SOAK_S)
+        before, after = each.memory_mb(WARM_UP_S), each.memory_mb(SOAK_S)
+        held = each.held(WARM_UP_S), each.held(SOAK_S)
         told.append(
             f"{each.name}: {before:.1f} -> {after:.1f} MB, {held[0]:.0f} -> {held[1]:.0f} descriptors"
         )
         if after - before >= MOST_GROWTH_MB or held[0] != held[1]:
-            grown.append(told[-1])
+            grown.append(f"{told[-1]}; new: {each.new(WARM_UP_S)}")
     print("\n".join([f"{given['keys']} keys given and fetched", *told]))
     assert given["keys"] > 100
     assert len(told) >= 7

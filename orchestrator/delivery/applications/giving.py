@@ -52,6 +52,8 @@ logger = logging.getLogger(__name__)
 
 GATHER_S = 0.02
 """How long the first order of a batch waits for others at most."""
+QUIET_S = 0.003
+"""A batch waits no longer once nobody has come for this long."""
 POLL_S = 0.25
 ORDER_PATIENCE_S = 5.0
 WINDOWS_AT_A_TIME = 64
@@ -210,8 +212,9 @@ class KeyGiver:
                 deadline = min(deadline, self._orders[0].came_s + GATHER_S)
                 if sum(order.number for order in self._orders) >= MOST_KEYS:
                     return
+            patience_s = QUIET_S if self._orders and self._sent is None else POLL_S
             try:
-                item = self._new.get(timeout=max(0.0, deadline - runtime.now()))
+                item = self._new.get(timeout=max(0.0, min(patience_s, deadline - runtime.now())))
             except runtime.Empty:
                 return
             first = not self._orders and self._sent is None

@@ -52,6 +52,10 @@ class KeyOffice:
         ``ways``: how a pair that holds too little may be served by nodes in the middle; None: not at all.
         """
         self._ways = ways
+        self._lock = runtime.lock()
+        self._day = -1
+        self._used: dict[str, int] = {}
+        """Bits that each application was given, or has ordered, on this day; read from the store once."""
         self._user = user
         self._delivery = delivery
         self._applications = dict(applications)
@@ -107,12 +111,17 @@ class KeyOffice:
             count = 1 if number is None else number
             size = self._delivery.key_size_bits if size_bits is None else size_bits
             self._check_size(count, size)
-            self._check_quota(caller, count * size)
+            give_back = self._take_quota(caller, count * size)
             if self._ways is None or giver.free_bits() >= count * size + TAG_KEY_BITS:
-                return giver.peer, giver.order(caller, slave, count, size)
-            return giver.peer, runtime.call(
-                self._by_the_way, giver, caller, slave, count, size, name="relayed-keys"
+                future = giver.order(caller, slave, count, size)
+            else:
+                future = runtime.call(
+                    self._by_the_way, giver, caller, slave, count, size, name="relayed-keys"
+                )
+            future.add_done_callback(
+                lambda done: give_back() if done.cancelled() or done.exception() else None
             )
+            return giver.peer, future
 
         return self._asked(caller, "master", ask)
 
@@ -200,12 +209,26 @@ class KeyOffice:
                 f"size shall be {rules.min_key_size_bits} to {rules.max_key_size_bits} bits"
             )
 
-    def _check_quota(self, caller: str, bits: int) -> None:
-        most = self._applications[caller].bits_per_day
-        if most and self._store.windows.used_bits(caller, self._today()) + bits > most:
-            raise KeysUnavailableError(
-                f"the quota of {caller}, {most} bits a day, is used up", reason="quota"
-            )
+    def _take_quota(self, caller: str, bits: int) -> Callable[[], None]:
+        """Count ``bits`` as used; what to call if they were not given after all.  Raises KeysUnavailableError."""
+        most, day = self._applications[caller].bits_per_day, self._today()
+        with self._lock:
+            if day != self._day:
+                self._day, self._used = day, {}
+            if caller not in self._used:
+                self._used[caller] = self._store.windows.used_bits(caller, day)
+            if most and self._used[caller] + bits > most:
+                raise KeysUnavailableError(
+                    f"the quota of {caller}, {most} bits a day, is used up", reason="quota"
+                )
+            self._used[caller] += bits
+
+        def give_back() -> None:
+            with self._lock:
+                if day == self._day and caller in self._used:
+                    self._used[caller] -= bits
+
+        return give_back
 
     def _check_rate(self, caller: str) -> None:
         if caller in self._rates and not self._rates[caller].take():
