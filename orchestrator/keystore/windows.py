@@ -176,13 +176,17 @@ class Windows:
         bits: dict[bytes, SecretBits] = {}
         with self._core.transaction():
             self._open_batch(peer, lane, start, keys)
+            self._wait(
+                peer, lane, [key for key in keys if key.key_id in spare and key.key_id not in unwanted]
+            )
             for key in keys:
                 if key.key_id in unwanted:
                     self._core.burn(peer, lane, key.place)
-                elif key.key_id in spare:
-                    self._wait(peer, lane, key)
-                else:
-                    bits[key.key_id] = self._core.take(peer, lane, key.place, purpose="delivered")
+            for run in _runs([key for key in keys if key.key_id not in unwanted and key.key_id not in spare]):
+                taken = self._core.take(peer, lane, _span(run), purpose="delivered")
+                for key in run:
+                    bits[key.key_id] = taken.take(key.place.start - run[0].place.start, key.place.n_bits)
+                taken.wipe()
             self._book(peer, lane, uses)
         self._core.shred(_DELIVERIES_PER_SHRED)
         return bits
@@ -200,8 +204,7 @@ class Windows:
             for key in keys:
                 if key.key_id in unwanted:
                     self._core.burn(peer, lane, key.place)
-                else:
-                    self._wait(peer, lane, key)
+            self._wait(peer, lane, [key for key in keys if key.key_id not in unwanted])
             self._core.pieces.divide(
                 peer, lane, sorted({edge for key in keys for edge in (key.place.start, key.place.end)})
             )
@@ -243,10 +246,10 @@ class Windows:
                 )
         self._core.take(peer, lane, Range(start, TAG_KEY_BITS), purpose="authentication").wipe()
 
-    def _wait(self, peer: str, lane: Lane, key: LeasedKey) -> None:
-        self._core.db.write(
+    def _wait(self, peer: str, lane: Lane, keys: Iterable[LeasedKey]) -> None:
+        self._core.db.write_many(
             "INSERT INTO reservations (peer, lane, start, n_bits, context, state) VALUES (?, ?, ?, ?, ?, 'waiting')",
-            *(peer, lane, key.place.start, key.place.n_bits, key.key_id),
+            [(peer, lane, key.place.start, key.place.n_bits, key.key_id) for key in keys],
         )
 
     def fetch(self, peer: str, lane: Lane, keys: Sequence[LeasedKey], use: Use) -> list[SecretBits] | None:
@@ -320,3 +323,19 @@ class Windows:
         return [
             (int(row), Range(int(start), int(n_bits)), bytes(context)) for row, start, n_bits, context in rows
         ]
+
+
+def _runs(keys: Sequence[LeasedKey]) -> list[list[LeasedKey]]:
+    """Keys that lie one after the other, together: a piece is then sealed again once for all of them."""
+    runs: list[list[LeasedKey]] = []
+    for key in keys:
+        if runs and runs[-1][-1].place.end == key.place.start:
+            runs[-1].append(key)
+        else:
+            runs.append([key])
+    return runs
+
+
+def _span(run: Sequence[LeasedKey]) -> Range:
+    start = run[0].place.start
+    return Range(start, run[-1].place.end - start)
