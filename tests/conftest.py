@@ -64,6 +64,15 @@ def own_signals() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
+def own_umask() -> Iterator[None]:
+    """A role that a test runs in its own process makes private files: those of the tests after it are as ever."""
+    before = os.umask(0o077)
+    os.umask(before)
+    yield
+    os.umask(before)
+
+
+@pytest.fixture(autouse=True)
 def no_guard_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Drivers of the tests' own process have no guard: their twins end with it."""
     from drivers.ending import ENDING, Ending

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 
+from orchestrator.decoding import from_json
 from orchestrator.keystore.errors import StoreError
 
 MACHINE_ID = Path("/etc/machine-id")
@@ -60,8 +61,8 @@ def check_home(path: Path, kept: bytes | None, here: Home) -> bytes | None:
     if kept is None:
         return msgspec.json.encode(here)
     try:
-        home = msgspec.json.decode(kept, type=Home)
-    except msgspec.DecodeError:
+        home = from_json(kept, Home)
+    except (ValueError, RecursionError):
         raise StoreError(f"{path} says nothing readable of where it is at home; check its disk") from None
     if why := home.objection(here):
         raise MovedStoreError(

@@ -180,8 +180,8 @@ class ModelStore:
         lies = held.block == "confirmed" and held.block_start + BLOCK_BITS > held.heads[Lane.MASK]
         return [ConfirmedDeposit(BLOCK, {Lane.MASK: held.block_start})] if lies else []
 
-    def parts(self, n_bits: int) -> tuple[Part, ...]:
-        return (Part(Lane.MASK, 0, n_bits),)
+    def parts(self, peer: str, block_id: str) -> tuple[Part, ...]:
+        return (Part(Lane.MASK, 0, 256),)
 
     def pending_key(self, peer: str, block_id: str) -> SecretBits:
         if self.durable.block != "pending":

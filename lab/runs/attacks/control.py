@@ -128,7 +128,10 @@ class AttackRow(msgspec.Struct, frozen=True):
 def rows() -> list[dict[str, Any]]:
     """Every attack in words and numbers, as commands and pages show it."""
     return [
-        msgspec.to_builtins(msgspec.convert(attack, AttackRow, from_attributes=True)) for attack in ATTACKS
+        msgspec.to_builtins(
+            AttackRow(**{name: getattr(attack, name) for name in AttackRow.__struct_fields__})
+        )
+        for attack in ATTACKS
     ]
 
 
