@@ -31,15 +31,7 @@ SLOW_LIMIT_S = 120.0
 """A block takes 15 s of talk between the nodes when the hub is 50 ms away, and several wait in turn."""
 WHY_NOT = namespaces.missing()
 needs_namespaces = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT or "there are namespaces")
-NOT_YET = pytest.mark.xfail(
-    reason="instruments that vanish in the light without a word for ten seconds: no block within a minute of their return",
-    run=False,  # what follows needs a ring that is lit
-)
-CASES = [
-    pytest.param(role, fault, marks=NOT_YET if (role, fault) == ("simulate", "cut") else ())
-    for role in ROLES
-    for fault in FAULTS
-]
+CASES = [(role, fault) for role in ROLES for fault in FAULTS]
 TABLE: dict[tuple[str, str], str] = {}
 
 
