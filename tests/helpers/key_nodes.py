@@ -38,7 +38,7 @@ def make(folder: Path, blocks: int = 8, block_bytes: int = 131072) -> Testbed:
     text = file.read_text()
     for name in SAES:
         text = text.replace(f"[sae.{name}]\n", f"[sae.{name}]\nbits_per_day = 0\nrequests_per_s = 0.0\n")
-    file.write_text(text)
+    file.write_text(text.replace("[key_delivery]\n", "[key_delivery]\nmax_waiting_keys = 1_000_000\n"))
     testbed = load_testbed(folder / "testbed.toml")
     rng = np.random.default_rng(7)
     keys = [rng.bytes(block_bytes) for _ in range(blocks)]

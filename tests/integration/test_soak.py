@@ -73,11 +73,11 @@ class Seen:
         found = re.search(r"VmRSS:\s+(\d+) kB", status)
         if found is None:
             return
-        self.at_s.append(now_s)
-        self.rss_mb.append(int(found[1]) / 1024)
         links = [os.readlink(each) for each in Path(f"/proc/{pid}/fd").iterdir()]
-        self.descriptors.append(len(links))
         ends = connections(pid)
+        self.at_s.append(now_s)  # nothing fails from here on: a process may end while it is looked at
+        self.rss_mb.append(int(found[1]) / 1024)
+        self.descriptors.append(len(links))
         self.sockets.append(frozenset(ends.get(link, link) for link in links))
 
     def _window(self, values: list[float] | list[int], moment_s: float) -> list[float]:
