@@ -32,7 +32,7 @@ from lab.runs.following.document import Said
 
 PAIR = ("alice", "carol")
 AUDITED = Audit(
-    "/home/olga/qunetlab-runs/<run> of a day with a long name",
+    "qunetlab-runs/<run> of a day with a long name, of an operator with another",
     False,
     (
         Check("chains of records", "passed", 1204),
