@@ -32,6 +32,8 @@ INITIAL_SECRET_BITS = 65536
 """Initial secret per direction (docs/formulas.md, Authentication and the key store)."""
 AUTH_ALARM_BITS = 16384
 """An authentication lane below this is reported."""
+LOW_WATER_BITS = 8192
+"""An authentication lane below this is spent neither by meetings that nobody asked for nor by lease windows (I8)."""
 AUTH_STOP_BITS = 2048
 """An authentication lane is never spent below this."""
 

@@ -31,8 +31,6 @@ LONGEST_WAIT_S = 4.0
 """After a hub that lost messages is well again, a pair works within this time and one meeting."""
 SILENT_S = 5.0
 """How long the first waits on a line for a word of the second before it opens a fresh one; meetings cost no key."""
-LOW_WATER_BITS = 8192
-"""An authentication lane below this is not touched by meetings that nobody asked for."""
 GO_ON_BITS = 1024
 """How far a lane may fall further each time an operator lets the pair go on."""
 DONE_KEPT = 64

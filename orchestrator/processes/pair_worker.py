@@ -35,7 +35,7 @@ from typing import TypeVar
 from orchestrator import runtime
 from orchestrator.events.status import pair_name
 from orchestrator.hub.agent import Agent
-from orchestrator.keystore.lanes import AUTH_LANES, PairEnd
+from orchestrator.keystore.lanes import AUTH_LANES, LOW_WATER_BITS, PairEnd
 from orchestrator.keystore.reconcile import reconcile_pending
 from orchestrator.keystore.reseed import settle_generation
 from orchestrator.keystore.store import KeyStore
@@ -47,7 +47,6 @@ from orchestrator.processes.pair_lines import (
     IN_STEP_ERRORS,
     LINE_PREFIX,
     LONGEST_WAIT_S,
-    LOW_WATER_BITS,
     POLL_S,
     RETRY_ERRORS,
     SILENT_S,

@@ -16,7 +16,7 @@ from lab.alarms.book import AlarmBook
 from lab.alarms.table import TABLE
 from orchestrator.keystore.agreement import deposit_block, reserve
 from orchestrator.keystore.errors import KeyStoreError
-from orchestrator.keystore.lanes import AUTH_STOP_BITS, Lane, PairEnd, Range, outgoing_auth
+from orchestrator.keystore.lanes import AUTH_STOP_BITS, LOW_WATER_BITS, Lane, PairEnd, Range, outgoing_auth
 from orchestrator.keystore.pair_secret import PairSecret
 from orchestrator.keystore.sealing import Kek
 from orchestrator.keystore.store import KeyStore
@@ -24,7 +24,6 @@ from orchestrator.postprocessing.conversation import BlockAborted
 from orchestrator.processes.alarm_sources import OldCopies
 from orchestrator.processes.pair_worker import (
     LONGEST_WAIT_S,
-    LOW_WATER_BITS,
     POLL_S,
     BackOff,
     JobExpiredError,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from orchestrator.delivery.applications.announcing import Answer, NotNow
 from orchestrator.delivery.key_desk import KeysUnavailableError
 from orchestrator.keystore.errors import AgreementError, LaneShortError
-from orchestrator.keystore.lanes import AUTH_LANES, Range
+from orchestrator.keystore.lanes import AUTH_LANES, LOW_WATER_BITS, Range
 from orchestrator.keystore.reserving import Accept, Offer
 from orchestrator.keystore.steps import Expect
 from orchestrator.keystore.store import KeyStore
@@ -13,8 +13,6 @@ from orchestrator.keystore.tagged import TaggedChannel
 from orchestrator.keystore.windows import LEAST_WINDOW_BITS, window_bits
 from orchestrator.wire.channel import Channel
 
-LOW_WATER_BITS = 8192
-"""No new window is agreed on below this much of an authentication lane (I8)."""
 ANSWER_S = 0.5
 
 
