@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from orchestrator.delivery.applications import giving
 from orchestrator.delivery.applications.routes import bottleneck, cheapest
 from orchestrator.delivery.key_desk import KeysUnavailableError
+from orchestrator.keystore.errors import StoreError
 from tests.helpers.key_relay import NAMES, RelayWorld
 
 OVER_BOB = {("alice", "bob"): 65536, ("bob", "carol"): 65536}
@@ -108,6 +109,20 @@ def test_keys_on_their_way_when_a_hop_dies_go_to_the_next_order(
         assert world.nodes["alice"].free_bits("bob") >= free - 2 * 256 - 256
         assert same(keys, world.fetch("carol", "alice", [key.key_id for key in keys]))
         balanced(world)
+
+
+def test_a_store_that_fails_is_a_refusal_like_any_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_: object) -> int:
+        raise StoreError("the disk is full")
+
+    with RelayWorld(tmp_path, OVER_BOB) as world:
+        monkeypatch.setattr(giving.KeyGiver, "free_bits", fails)
+        with pytest.raises(KeysUnavailableError, match="the key store failed: the disk is full"):
+            world.order("alice", "carol").result(20)
+        monkeypatch.undo()
+        assert len(world.order("alice", "carol").result(20)) == 1
 
 
 def test_scarce_pairs_are_spared() -> None:

@@ -8,7 +8,8 @@ What is answered follows ETSI GS QKD 014 v1.1.1, sections 5 and 6.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from lab.key_delivery import Application, KeyDelivery
 from orchestrator import runtime
@@ -78,10 +79,8 @@ class KeyOffice:
         giver, rules = self._giver(caller, slave), self._delivery
         size: int = rules.key_size_bits
         path: tuple[str, ...] = ()
-        try:
+        with _store_failures():
             free_bits = giver.free_bits()
-        except KeyStoreError as error:
-            raise KeysUnavailableError(f"the key store failed: {error}") from error
         if self._ways is not None and free_bits < size + TAG_KEY_BITS:
             links = self._ways.known()
             found = cheapest(links, self._user, giver.peer, size + TAG_KEY_BITS)
@@ -111,8 +110,9 @@ class KeyOffice:
             count = 1 if number is None else number
             size = self._delivery.key_size_bits if size_bits is None else size_bits
             self._check_size(count, size)
+            direct = self._ways is None or giver.free_bits() >= count * size + TAG_KEY_BITS
             give_back = self._take_quota(caller, count * size)
-            if self._ways is None or giver.free_bits() >= count * size + TAG_KEY_BITS:
+            if direct:
                 future = giver.order(caller, slave, count, size)
             else:
                 future = runtime.call(
@@ -131,7 +131,8 @@ class KeyOffice:
         """Keys relayed by nodes in the middle, where there is a way for them; otherwise what the pair itself says."""
         assert self._ways is not None
         needed = count * size + 2 * TAG_KEY_BITS
-        path = cheapest(self._ways.ask(), self._user, giver.peer, needed)
+        with _store_failures():
+            path = cheapest(self._ways.ask(), self._user, giver.peer, needed)
         if path:
             return self._givers[path[0]].order(caller, slave, count, size, path=path).result()
         return giver.order(caller, slave, count, size).result()
@@ -163,7 +164,8 @@ class KeyOffice:
         """What the checks let through; a refusal is a future that has failed.  Either way it is told."""
         try:
             self._check_rate(caller)
-            peer, future = ask()
+            with _store_failures():
+                peer, future = ask()
         except KeyDeskError as error:
             refused: runtime.Future[list[DeliveredKey]] = runtime.future()
             refused.set_exception(error)
@@ -234,6 +236,15 @@ class KeyOffice:
         if caller in self._rates and not self._rates[caller].take():
             most = self._applications[caller].requests_per_s
             raise KeysUnavailableError(f"{caller} makes more than {most:g} requests a second", reason="quota")
+
+
+@contextmanager
+def _store_failures() -> Iterator[None]:
+    """What a failure of the key store is to an application."""
+    try:
+        yield
+    except KeyStoreError as error:
+        raise KeysUnavailableError(f"the key store failed: {error}") from error
 
 
 class _Rate:
