@@ -26,6 +26,7 @@ GUARD_LIMIT_S = 60.0
 DISMISS_LIMIT_S = 10.0
 READY_LIMIT_S = 20.0
 READY = b"\n"
+LOGS_AS = "--json="
 
 
 class WhenDark(msgspec.Struct, frozen=True):
@@ -53,17 +54,18 @@ class Watched(msgspec.Struct, frozen=True):
 class Guard:
     """The owner's handle on its guard process.
 
-    ``owner`` is for messages and for whoever lists processes.  ``locks`` are descriptors of lock files that the
+    ``owner`` is for messages and for whoever lists processes.  With ``logs_as`` it logs as the role of this name does.  ``locks`` are descriptors of lock files that the
     guard keeps open and empties when it takes over (:mod:`lab.claims`).
     """
 
-    def __init__(self, owner: str, *, locks: Sequence[int] = ()) -> None:
+    def __init__(self, owner: str, *, locks: Sequence[int] = (), logs_as: str = "") -> None:
         self._process = subprocess.Popen(
             [
                 sys.executable,
                 "-P",
                 "-m",
                 "drivers.guard_process",
+                *((LOGS_AS + logs_as,) if logs_as else ()),
                 owner,
                 *map(str, locks),
             ],

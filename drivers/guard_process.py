@@ -6,6 +6,7 @@ See :mod:`drivers.guard`, which starts it.
 from __future__ import annotations
 
 import importlib
+import json
 import logging
 import os
 import signal
@@ -13,12 +14,13 @@ import sys
 import time
 from collections import Counter
 from contextlib import ExitStack, closing, suppress
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from drivers.catalogue import SafeOrder, safe_order
-from drivers.guard import READY, Watched
+from drivers.guard import LOGS_AS, READY, Watched
 from drivers.safely import SafeJob, make_safe
 
 if TYPE_CHECKING:
@@ -105,17 +107,53 @@ def _last_word() -> list[Watched]:
     return watched
 
 
+class JsonLines(logging.Formatter):
+    """One object a line, with the fields of the log of the role that is watched (docs/monitoring.md)."""
+
+    converter = staticmethod(time.gmtime)
+    default_time_format = "%Y-%m-%dT%H:%M:%S"
+    default_msec_format = "%s.%03dZ"
+
+    def __init__(self, role: str) -> None:
+        super().__init__()
+        self._role = role
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, without its end."""
+        entry = {
+            "time": self.formatTime(record),
+            "level": record.levelname.lower(),
+            "role": self._role,
+            "version": version("qunetlab"),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        return json.dumps(entry)
+
+
+def _set_up_logging(role: str) -> None:
+    """As ``role`` does, if any; else, and on the terminal of a role, in words for people."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(name)s %(levelname)s %(message)s"))
+    if role and not sys.stderr.isatty():
+        handler.setFormatter(JsonLines(role))
+    logging.basicConfig(handlers=[handler])
+    logging.captureWarnings(True)
+
+
 def main() -> int:
-    """Wait for the owner's end; ``drivers.guard_process OWNER [LOCK_DESCRIPTOR...]``."""
+    """Wait for the owner's end; ``drivers.guard_process [--json=ROLE] OWNER [LOCK_DESCRIPTOR...]``."""
     # SIGABRT is how a service manager ends an owner that hangs, and with it all that belongs to it.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGABRT):
         signal.signal(number, signal.SIG_IGN)
-    logging.basicConfig(format="%(name)s %(levelname)s %(message)s")
-    owner = sys.argv[1]
+    words = sys.argv[1:]
+    logs_as = words.pop(0).removeprefix(LOGS_AS) if words[0].startswith(LOGS_AS) else ""
+    owner, *locks = words
+    _set_up_logging(logs_as)
     watched = _last_word()
     if not watched:
         return 0
-    for lock in sys.argv[2:]:
+    for lock in locks:
         os.ftruncate(int(lock), 0)
     logger.warning("%s has left %s; making safe", owner, ", ".join(each.name for each in watched))
     count = Counter(each.name for each in watched)

@@ -31,10 +31,10 @@ GUARD_EVERY_S = 0.2
 
 @contextmanager
 def guarded_role(
-    testbed: Testbed, testbed_path: Path, owner: str, state: Path
+    testbed: Testbed, testbed_path: Path, owner: str, state: Path, *, logs_as: str = ""
 ) -> Iterator[tuple[Station, Interlock]]:
     """The owner's opened station with a guard beside it, and the interlock of the role whose state folder is ``state``, made
-    where it is missing; leaves the instruments safe and closed.
+    where it is missing; leaves the instruments safe and closed.  The guard logs as the role ``logs_as``, if any.
 
     Raises OwnedError when another process has one of them, StationError when some cannot be opened at the start or made safe
     at the end, after the guard has tried as well, and OSError for a folder that cannot be written.
@@ -43,7 +43,7 @@ def guarded_role(
     user = f"{owner} of {testbed_path.absolute()}"
     with claiming(testbed.owned_by(owner), user) as locks:
         station = Station(testbed, owner)
-        with interlocked(station, state) as interlock, _guarded(station, user, locks) as guard:
+        with interlocked(station, state) as interlock, _guarded(station, user, locks, logs_as) as guard:
             if interlock.causes:
                 station.safe()  # an instrument that was found on is left so by its driver
 
@@ -71,8 +71,8 @@ def _permit(owner: str, guard: Guard, permit: Callable[[], None] | None) -> None
 
 
 @contextmanager
-def _guarded(station: Station, user: str, locks: Sequence[int]) -> Iterator[Guard]:
-    guard = Guard(user, locks=locks)
+def _guarded(station: Station, user: str, locks: Sequence[int], logs_as: str) -> Iterator[Guard]:
+    guard = Guard(user, locks=locks, logs_as=logs_as)
     station.permit = partial(_permit, station.owner, guard, station.permit)
     unsafe = False
     try:

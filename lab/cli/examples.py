@@ -72,7 +72,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "qunetlab keyrate --loss-db-a 5 --loss-db-b 5 --optimize --pulses 1e9",
     ),
     "keys audit": ("qunetlab keys audit bench",),
-    "keys events": ("qunetlab keys events bench --pair alice-bob --last 100",),
+    "keys events": (
+        "qunetlab keys events bench --pair alice-bob --last 100",
+        "qunetlab keys events bench --follow",
+    ),
     "keys meet": ("qunetlab keys meet alice-bob --testbed bench",),
     "keys reseed": (
         "qunetlab keys reseed alice-bob --new --testbed bench",

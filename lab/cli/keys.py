@@ -5,9 +5,10 @@ A running node is asked at its control socket; the store of a stopped one is ope
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import msgspec
 
@@ -40,7 +41,8 @@ def show_stock(path: Path, state: Path | None, as_json: bool, store_key: str = "
     from orchestrator.processes.node_control import keys_of
     from orchestrator.wire.control_socket import ShowKeys
 
-    found: list[tuple[Keys, bool]] = list(of_nodes(path, state, store_key, ShowKeys(), keys_of))
+    asked: AskedNodes[Keys] = of_nodes(path, state, store_key, ShowKeys(), keys_of)
+    found = asked.told
     if as_json:
         rows = [
             Store(node=keys.node, running=running, **msgspec.structs.asdict(pair))
@@ -48,11 +50,29 @@ def show_stock(path: Path, state: Path | None, as_json: bool, store_key: str = "
             for pair in keys.pairs
         ]
         echo(msgspec.json.encode(Stores(rows)).decode())
-        return 0
+        return asked.tell_failed()
     for keys, running in found:
         for pair in keys.pairs:
             echo(_row(keys.node, pair, running))
-    return 0
+    return asked.tell_failed()
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class AskedNodes(Generic[T]):
+    """What the nodes of a machine said, each with whether it runs, and the errors of those that said nothing."""
+
+    told: list[tuple[T, bool]]
+    failed: dict[str, Exception]
+
+    def tell_failed(self) -> int:
+        """Say who is missing from what was shown; the exit code of that, 0 where nobody is."""
+        for user, error in self.failed.items():
+            echo(f"{user} is not shown: {error}", err=True)
+        unreached = any(isinstance(error, ConnectionError) for error in self.failed.values())
+        return 3 if unreached else int(bool(self.failed))
 
 
 def of_nodes(
@@ -60,32 +80,40 @@ def of_nodes(
     state: Path | None,
     store_key: str,
     request: Request,
-    of_store: Callable[[KeyStore], Any],
+    of_store: Callable[[KeyStore], T],
     timeout_s: float = 30.0,
-) -> Iterator[tuple[Any, bool]]:
-    """What every node of this machine says to ``request``, and whether it runs; ``of_store`` asks the store of one that does not.
+) -> AskedNodes[T]:
+    """What every node of this machine says to ``request``; ``of_store`` asks the store of one that does not run.
 
-    Raises FolderError where no node has a store here.
+    One that cannot be asked keeps nobody from seeing the others.  Raises FolderError where no node has a store here, and what is
+    wrong with the first where none can be asked.
     """
+    from orchestrator.keystore.errors import KeyStoreError
     from orchestrator.keystore.store import KeyStore
     from orchestrator.processes.node_store import STORE_FILE
-    from orchestrator.wire.control_socket import ask, listens
+    from orchestrator.wire.control_socket import ControlRefusedError, ask, listens
 
     testbed_path = find_testbed(path) if state else own_testbed(path)
     folder, secrets = state or testbed_path.parent / STATE, testbed_path.parent / SECRETS
-    key, found = StoreKey.parse(store_key), False
+    key = StoreKey.parse(store_key)
+    told: list[tuple[T, bool]] = []
+    failed: dict[str, Exception] = {}
     for user in load_testbed(testbed_path).user_names():
         store_path = folder / user / STORE_FILE
-        if listens(folder / user):
-            found = True
-            yield ask(folder / user, request, timeout_s), True
-        elif store_path.exists():
-            found = True
-            with KeyStore.open(store_path, user, key.kek(user, secrets / user)) as store:
-                store.settle_home()
-                yield of_store(store), False
-    if not found:
+        try:
+            if listens(folder / user):
+                told.append((ask(folder / user, request, timeout_s), True))
+            elif store_path.exists():
+                with KeyStore.open(store_path, user, key.kek(user, secrets / user)) as store:
+                    store.settle_home()
+                    told.append((of_store(store), False))
+        except (ControlRefusedError, KeyStoreError, OSError, ValueError) as error:
+            failed[user] = error
+    if failed and not told:
+        raise next(iter(failed.values()))
+    if not told:
         raise FolderError(f"no key store under {folder}; nodes create theirs on first start")
+    return AskedNodes(told, failed)
 
 
 def _row(node: str, pair: PairKeys, running: bool) -> str:

@@ -85,12 +85,14 @@ def events(
     testbed: TestbedPath,
     pair: PairOption = None,
     last: Annotated[int, typer.Option(min=1, help="How many of the latest.")] = 40,
+    follow: Annotated[bool, typer.Option("--follow", help="Then show what comes, until Ctrl-C.")] = False,
     as_json: Json = False,
 ) -> None:
-    """What became of key at the nodes on this machine: blocks stored and given up, ranges taken and burnt, starts."""
-    from lab.cli.keys_looked import show_events
+    """What became of key at the nodes on this machine: blocks stored and given up, ranges taken and burnt, starts, and
+    what applications were given and refused lately by nodes that run."""
+    from lab.cli.keys_events import show_events
 
-    raise typer.Exit(show_events(testbed, pair, last, as_json))
+    raise typer.Exit(show_events(testbed, pair, last, as_json, follow=follow))
 
 
 @keys_app.command()

@@ -1,7 +1,6 @@
-"""``qunetlab keys audit``, ``use`` and ``events``: whether key can be had, who had it, and what became of it; never bits.
+"""``qunetlab keys audit`` and ``use``: whether key can be had, and who had it; never bits.
 
-A running node is asked at its control socket, the store of a stopped one is opened here; events are read from the records that
-nodes write as they go.
+A running node is asked at its control socket, the store of a stopped one is opened here.
 """
 
 from __future__ import annotations
@@ -11,12 +10,10 @@ from pathlib import Path
 
 import msgspec
 
-from lab.cli.keys import of_nodes
+from lab.cli.keys import AskedNodes, of_nodes
 from lab.runs.following.terminal import columns
 from lab.runs.following.view import table
-from lab.runs.records.key_history import KeyEvent, KeyHistory, key_history
 from lab.runs.shown import echo
-from lab.runs.testbeds.folder import FolderError
 from lab.runs.testbeds.machine import Machine
 from orchestrator.events.status import pair_name
 from orchestrator.wire.key_control import KeysAudited, SaeUse, Use
@@ -54,9 +51,8 @@ def audit_keys(path: Path, state: Path | None, as_json: bool, store_key: str) ->
     from orchestrator.processes.node_control import audited
     from orchestrator.wire.key_control import AuditKeys
 
-    found: list[tuple[KeysAudited, bool]] = list(
-        of_nodes(path, state, store_key, AuditKeys(), audited, AUDIT_S)
-    )
+    asked: AskedNodes[KeysAudited] = of_nodes(path, state, store_key, AuditKeys(), audited, AUDIT_S)
+    found = asked.told
     if as_json:
         stores = [AuditedStore(running=running, **msgspec.structs.asdict(said)) for said, running in found]
         echo(msgspec.json.encode(AuditedStores(stores)).decode())
@@ -64,7 +60,7 @@ def audit_keys(path: Path, state: Path | None, as_json: bool, store_key: str) ->
         for said, running in found:
             for line in _audit_lines(said, running):
                 echo(line)
-    return 1 if any(said.failed or said.books for said, _ in found) else 0
+    return asked.tell_failed() or (1 if any(said.failed or said.books for said, _ in found) else 0)
 
 
 def show_use(path: Path, state: Path | None, as_json: bool, store_key: str) -> int:
@@ -73,14 +69,14 @@ def show_use(path: Path, state: Path | None, as_json: bool, store_key: str) -> i
     from orchestrator.processes.node_control import use_of
     from orchestrator.wire.key_control import ShowUse
 
-    found: list[tuple[Use, bool]] = list(
-        of_nodes(path, state, store_key, ShowUse(), lambda store: use_of(store, utc_day()))
+    asked: AskedNodes[Use] = of_nodes(
+        path, state, store_key, ShowUse(), lambda store: use_of(store, utc_day())
     )
-    rows = [(said.node, row) for said, _ in found for row in said.rows]
+    rows = [(said.node, row) for said, _ in asked.told for row in said.rows]
     if as_json:
         use = [UsedBySae(node=node, **msgspec.structs.asdict(row)) for node, row in rows]
         echo(msgspec.json.encode(UseOfKeys(use)).decode())
-        return 0
+        return asked.tell_failed()
     quotas = {name: entry.bits_per_day for name, entry in Machine(path, state).testbed.sae.items()}
     cells = [
         (
@@ -95,44 +91,7 @@ def show_use(path: Path, state: Path | None, as_json: bool, store_key: str) -> i
     ]
     head = ("application", "node", "pair, side", "keys", "bits", "bits today")
     echo("\n".join(table(head, cells, columns(100))) if cells else "no application was given any key yet")
-    return 0
-
-
-def show_events(path: Path, pair: str | None, last: int, as_json: bool) -> int:
-    """What became of key, oldest first; 1 where records could not be read."""
-    machine = Machine(path, None)
-    chosen = None if pair is None else machine.pair(pair)
-    whole = key_history(machine.state, machine.testbed.user_names())
-    events = [
-        each
-        for each in whole.events
-        if chosen is None or not each.peer or {each.node, each.peer} == set(chosen)
-    ]
-    if not whole.events and not whole.unread:
-        raise FolderError(f"no node has records under {machine.state} yet: its first start makes one")
-    shown = KeyHistory(events[-last:], whole.unread)
-    if as_json:
-        echo(msgspec.json.encode(shown).decode())
-        return 1 if whole.unread else 0
-    head = ("when (UTC)", "node", "peer", "what", "bits", "")
-    echo("\n".join(table(head, list(_cells(shown.events)), columns(100))))
-    if len(events) > last:
-        echo(f"{len(events) - last} before these; --last N shows more")
-    for each in whole.unread:
-        echo(f"not read: {each}", err=True)
-    return 1 if whole.unread else 0
-
-
-def _cells(events: list[KeyEvent]) -> Iterator[tuple[str, ...]]:
-    for each in events:
-        yield (
-            f"{each.at:%Y-%m-%d %H:%M:%S}",
-            each.node,
-            each.peer,
-            each.what,
-            f"{each.bits:,}" if each.bits is not None else "",
-            each.about,
-        )
+    return asked.tell_failed()
 
 
 def _audit_lines(said: KeysAudited, running: bool) -> Iterator[str]:

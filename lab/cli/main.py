@@ -469,10 +469,13 @@ def main() -> None:
         echo("interrupted", err=True)
         sys.exit(EXIT_INTERRUPTED)
     except Exception as error:  # noqa: BLE001 - the last place where an error can be told to the user
-        from lab.cli.errors import explain, tell_supervisor, text_on_terminal
+        from lab.cli.errors import UNEXPECTED, explain, tell_supervisor, text_on_terminal
+        from lab.runs.roles.logs import told_at_the_end
 
         code, text = explain(error)
-        echo(text_on_terminal(error, text, debug=debug), err=True)
+        in_log = (UNEXPECTED.strip(), error) if text.startswith(UNEXPECTED) else (text, None)
+        if not told_at_the_end(*in_log):
+            echo(text_on_terminal(error, text, debug=debug), err=True)
         tell_supervisor(error, text)
         sys.exit(code)
 

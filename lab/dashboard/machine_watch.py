@@ -10,6 +10,9 @@ key                           value
 ``queue``                     the orchestrator's queue (QueueShown), the latest :data:`CLOSED` that left it too; ``left_off``
                               entries beyond the first :data:`ENTRIES_SHOWN`
 ``interlock/ROLE``            ``{ok, text, state}`` (InterlockState) of each role that owns instruments
+``books/NODE``                books and epsilons of a node that runs here, with each peer (PairKeys), never key
+``use/NODE``                  what its applications were given (SaeUse), with ``quota_bits`` a day or null; of a dashboard that only
+                              this machine can reach
 ``runs``                      ``{rows, total, unread}``: what is on record, newest first (:mod:`lab.runs.records.listing`)
 ``audit-page``                the address of the page of the latest audit that was asked for at a page; "" before
 ``training``                  rounds of the latest training run (:mod:`lab.dashboard.rounds`), once there is one
@@ -51,7 +54,8 @@ from lab.runs.testbeds.folder import STATE
 from lab.runs.testbeds.machine import Machine
 from lab.testbed import Testbed, TestbedError, load_testbed
 from orchestrator.events.status import ORCHESTRATOR
-from orchestrator.wire.control_socket import ControlError, ControlRefusedError, ask
+from orchestrator.wire.control_socket import ControlError, ControlRefusedError, Keys, ShowKeys, ask, listens
+from orchestrator.wire.key_control import ShowUse, Use
 from orchestrator.wire.queue_control import QueueRow, QueueShown, ShowQueue
 
 logger = logging.getLogger(__name__)
@@ -87,6 +91,7 @@ class MachineWatch:
             Source("machine", 5.0, self.read_machine),
             Source("queue", 1.0, self.read_queue),
             Source("interlock", 2.0, self.read_interlocks),
+            Source("keys", 5.0, self.read_keys),
             Source("calibration", 5.0, self.read_calibration),
             Source("runs", 15.0, self.read_runs),
             Source("plan", 5.0, self.read_plans),
@@ -158,6 +163,23 @@ class MachineWatch:
         for told in states(self._machine, roles, PATIENCE_S):
             value = {"ok": told.ok, "text": told.text, "state": msgspec.to_builtins(told.state)}
             self._board.put(f"interlock/{told.role}", value, at_s=time.monotonic())
+
+    def read_keys(self) -> None:
+        """Books and use of the nodes that run here; of one that has ended nothing is shown."""
+        testbed = self._machine.testbed
+        for user in testbed.user_names():
+            folder = self._machine.folder(user)
+            if not listens(folder):
+                self._board.drop(f"books/{user}")
+                self._board.drop(f"use/{user}")
+                continue
+            books: Keys = ask(folder, ShowKeys(), PATIENCE_S)
+            self._board.put(f"books/{user}", msgspec.to_builtins(books.pairs), at_s=time.monotonic())
+            if self._alone and testbed.applications_of(user):
+                used: Use = ask(folder, ShowUse(), PATIENCE_S)
+                quotas = {name: entry.bits_per_day or None for name, entry in testbed.sae.items()}
+                rows = [{**msgspec.to_builtins(row), "quota_bits": quotas.get(row.sae)} for row in used.rows]
+                self._board.put(f"use/{user}", rows, at_s=time.monotonic())
 
     def read_runs(self) -> None:
         """What is on record, where anything was written since."""

@@ -52,6 +52,13 @@ PROCESSES = (
         60,
     ),
     Rule(
+        "QunetlabLoopHangs",
+        "qunetlab_loop_age_seconds > qunetlab_loop_limit_seconds",
+        "major",
+        "the control loop of {{ $labels.role }} has not turned for {{ $value | humanizeDuration }}",
+        "its /healthz says so, too: keep its log, end the process and start the role again; a service manager does both",
+    ),
+    Rule(
         "QunetlabNotReady",
         "qunetlab_ready == 0",
         "major",
@@ -106,6 +113,20 @@ PROCESSES = (
         "{{ $labels.role }} could not give {{ $labels.sae }} keys: {{ $labels.reason }}",
         "`qunetlab keys` shows stock and quotas; a peer that is away is named by `qunetlab status`",
         300,
+    ),
+    Rule(
+        "QunetlabCertificateElsewhere",
+        'increase(qunetlab_key_callers_turned_away_total{why="certificate in use at another address"}[10m]) > 0',
+        "major",
+        "an application's certificate is in use from two addresses at once at {{ $labels.role }}",
+        "a stolen certificate, or one that was copied: the log names it and both addresses; revoke it (`qunetlab sae revoke`)",
+    ),
+    Rule(
+        "QunetlabKeyServerFails",
+        'qunetlab_key_server_faults_total{what="starting"} > 0 or increase(qunetlab_key_server_faults_total[10m]) > 0',
+        "major",
+        "applications of {{ $labels.role }} are not served: {{ $labels.what }} failed",
+        "its log names the reason; certificates that cannot be used are told by `qunetlab check`",
     ),
     Rule(
         "QunetlabEpsilons",

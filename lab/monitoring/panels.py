@@ -15,6 +15,7 @@ SCHEMA = 39
 WIDTH = 24
 SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 PAIR, ROLE = 'pair=~"$pair"', 'role=~"$role"'
+LEARNT = "Has numbers once a training run has had a round."
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,11 @@ class Panel:
     what: str = ""
     low: float | None = 0
     log: bool = False
+
+
+def by_role(expr: str) -> str:
+    """What a process tells of itself without a role, with the role that it is."""
+    return f"{expr} * on (job, instance) group_left (role) qunetlab_build_info{{{ROLE}}}"
 
 
 def rate(metric: str, by: str, where: str = "") -> str:
@@ -46,10 +52,16 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
                 kind="stat",
                 width=4,
             ),
-            Panel("Roles ready", (("sum(qunetlab_ready)", "ready"),), kind="stat", width=4),
+            Panel(
+                "Roles ready",
+                (("sum(qunetlab_ready)", "ready"), ("count(qunetlab_ready)", "of")),
+                kind="stat",
+                width=4,
+                what="Relay and nodes that can take a lease.",
+            ),
             Panel(
                 "Alarms that stand",
-                (('sum(qunetlab_alarms{state="standing"}) or vector(0)', ""),),
+                (('sum(qunetlab_alarms{state="standing"}) or vector(0)', "standing"),),
                 kind="stat",
                 width=4,
             ),
@@ -61,12 +73,18 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
                 width=4,
             ),
             Panel(
-                "Worst QBER", (("max(qunetlab_block_qber_ratio)", ""),), "percentunit", kind="stat", width=4
+                "Worst QBER",
+                (("max(qunetlab_block_qber_ratio)", "of all pairs"),),
+                "percentunit",
+                kind="stat",
+                width=4,
+                what="Of the latest block of each pair.",
             ),
-            Panel("Round", (("max(qunetlab_round)", ""),), kind="stat", width=4),
+            Panel("Round", (("max(qunetlab_round)", "round"),), kind="stat", width=4, what=LEARNT),
             Panel(
                 "Alarms",
                 (
+                    ('sum(qunetlab_alarms{state="standing"}) or vector(0)', "standing"),
                     (
                         "sum by (role, alarm, severity, state) (qunetlab_alarms) > 0",
                         "{{role}} {{alarm}} {{severity}} {{state}}",
@@ -82,14 +100,14 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
         "Key",
         (
             Panel(
-                "Stock for applications",
+                "Stock of one-time pads and masks",
                 (
                     (
                         f'min by (pair, lane) (qunetlab_stock_bits{{{PAIR}, lane!~"auth.*"}})',
                         "{{pair}} {{lane}}",
                     ),
                 ),
-                "bits",
+                "decbits",
             ),
             Panel(
                 "Authentication lanes",
@@ -98,9 +116,9 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
                         f'min by (pair, lane) (qunetlab_stock_bits{{{PAIR}, lane=~"auth.*"}})',
                         "{{pair}} {{lane}}",
                     ),
-                    ("min(qunetlab_stock_low_water_bits)", "low water"),
+                    (f"min(qunetlab_stock_low_water_bits{{{PAIR}}})", "low water"),
                 ),
-                "bits",
+                "decbits",
                 what="Below low water a pair cannot be sure of its own messages: make key, or renew it.",
             ),
             Panel(
@@ -133,10 +151,16 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
                 "Blocks by what became of them",
                 (
                     (
-                        f"sum by (outcome) (increase(qunetlab_blocks_total{{{PAIR}}}[$__rate_interval])) > 0",
+                        f'sum by (outcome) (increase(qunetlab_blocks_total{{{PAIR}, outcome="stored"}}[$__rate_interval]))',
+                        "{{outcome}}",
+                    ),
+                    (
+                        f'sum by (outcome) (increase(qunetlab_blocks_total{{{PAIR}, outcome!="stored"}}[$__rate_interval]))'
+                        " > 0",
                         "{{outcome}}",
                     ),
                 ),
+                what="Stored, or the stage in which they were given up.",
             ),
             Panel(
                 "Sifted and disclosed bits",
@@ -161,7 +185,7 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
                     ),
                     (f"max by (pair) (qunetlab_ledger_burnt_bits_total{{{PAIR}}})", "{{pair}} burnt"),
                 ),
-                "bits",
+                "decbits",
             ),
             Panel(
                 "Epsilons, added up",
@@ -191,8 +215,31 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
                 "bps",
             ),
             Panel(
+                "Key delivered within a day",
+                (
+                    (
+                        "sum by (sae, side) (increase(qunetlab_keys_delivered_bits_total[1d]))",
+                        "{{sae}} as {{side}}",
+                    ),
+                ),
+                "decbits",
+            ),
+            Panel(
+                "Requests over HTTPS",
+                ((rate("qunetlab_key_https_requests_total", "endpoint, status"), "{{endpoint}} {{status}}"),),
+                "reqps",
+            ),
+            Panel(
                 "Requests not granted",
                 ((rate("qunetlab_key_requests_refused_total", "sae, reason"), "{{sae}}: {{reason}}"),),
+                "reqps",
+            ),
+            Panel(
+                "Connections turned away, failures",
+                (
+                    (rate("qunetlab_key_callers_turned_away_total", "role, why"), "{{role}}: {{why}}"),
+                    (rate("qunetlab_key_server_faults_total", "role, what"), "{{role}} failed: {{what}}"),
+                ),
                 "ops",
             ),
         ),
@@ -213,7 +260,13 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
             Panel("Lost frames", ((rate("qunetlab_lost_frames_total", "pair", PAIR), "{{pair}}"),), "ops"),
             Panel(
                 "Instruments that do not answer",
-                ((f"qunetlab_instrument_reachable{{{ROLE}}} == 0", "{{role}} {{instrument}}"),),
+                (
+                    (f"sum by (role) (1 - qunetlab_instrument_reachable{{{ROLE}}})", "{{role}}"),
+                    (
+                        f"1 - (qunetlab_instrument_reachable{{{ROLE}}} == 0)",
+                        "{{role}} {{instrument}}",
+                    ),
+                ),
             ),
             Panel(
                 "Age of instruments' values",
@@ -222,14 +275,20 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
             ),
             Panel(
                 "Calibrations",
-                (("sum by (step, result) (qunetlab_calibrations_total)", "{{step}} {{result}}"),),
+                (
+                    ("sum by (result) (qunetlab_calibrations_total)", "{{result}}"),
+                    ("sum by (step, result) (qunetlab_calibrations_total) > 0", "{{step}} {{result}}"),
+                ),
+                what="Since the roles were started.",
             ),
         ),
     ),
     (
         "Learning",
         (
-            Panel("Accuracy", (("qunetlab_model_accuracy_ratio", "global model"),), "percentunit"),
+            Panel(
+                "Accuracy", (("qunetlab_model_accuracy_ratio", "global model"),), "percentunit", what=LEARNT
+            ),
             Panel(
                 "A round takes",
                 (
@@ -248,7 +307,9 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
             ),
             Panel("Clients", (("qunetlab_client_phase == 1", "{{role}} {{phase}}"),)),
             Panel(
-                "Key that clients wait for", (("qunetlab_client_missing_bits", "{{role}} {{pair}}"),), "bits"
+                "Key that clients wait for",
+                (("qunetlab_client_missing_bits", "{{role}} {{pair}}"),),
+                "decbits",
             ),
         ),
     ),
@@ -257,7 +318,10 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
         (
             Panel(
                 "Links to the hub that are not up",
-                ((f'qunetlab_hub_link{{{ROLE}, state!="up"}} == 1', "{{role}} {{state}}"),),
+                (
+                    (f'1 - qunetlab_hub_link{{{ROLE}, state="up"}}', "{{role}}"),
+                    (f'qunetlab_hub_link{{{ROLE}, state!="up"}} == 1', "{{role}} {{state}}"),
+                ),
             ),
             Panel(
                 "Since a peer was heard",
@@ -277,13 +341,22 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
             ),
             Panel(
                 "CPU",
-                (('rate(process_cpu_seconds_total{job="qunetlab"}[$__rate_interval])', "{{instance}}"),),
+                ((by_role('rate(process_cpu_seconds_total{job="qunetlab"}[$__rate_interval])'), "{{role}}"),),
                 "percentunit",
             ),
-            Panel("Memory", (('process_resident_memory_bytes{job="qunetlab"}', "{{instance}}"),), "bytes"),
-            Panel("Descriptors", (('process_open_fds{job="qunetlab"}', "{{instance}}"),)),
+            Panel(
+                "Memory",
+                ((by_role('process_resident_memory_bytes{job="qunetlab"}'), "{{role}}"),),
+                "bytes",
+            ),
+            Panel("Descriptors", ((by_role('process_open_fds{job="qunetlab"}'), "{{role}}"),)),
+            Panel(
+                "Since the control loop has turned",
+                ((f"qunetlab_loop_age_seconds{{{ROLE}}}", "{{role}}"),),
+                "s",
+            ),
             Panel("Room on disks", ((f"qunetlab_disk_free_bytes{{{ROLE}}}", "{{role}}"),), "bytes"),
-            Panel("Hub", ((rate("qunetlab_hub_bytes_total", "role"), "carried"),), "Bps"),
+            Panel("Carried by the hub", ((rate("qunetlab_hub_bytes_total", "role"), "{{role}}"),), "Bps"),
             Panel("Versions", (("count by (version) (qunetlab_build_info)", "{{version}}"),), kind="stat"),
         ),
     ),

@@ -6,16 +6,14 @@ a training run starts its own.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from lab.runs.attacks.replacing import RoleAttacks
 from lab.runs.made_safe import words_of
@@ -32,14 +30,12 @@ from lab.runs.testbeds.folder import (
     up_folder,
     up_process,
 )
+from lab.runs.watched.targets import TARGETS_FILE, Targets
 from lab.testbed import Testbed, load_testbed
-from orchestrator.events.common import Serving
 from orchestrator.events.process import Ended
 from orchestrator.wire.control_socket import ControlSocket
 
 READY_FILE, ENDED_FILE, LOG_FILE = "ready", "ended", "up.log"
-TARGETS_FILE = "targets.json"
-"""Where Prometheus finds the processes, for its discovery by file (``file_sd_configs``)."""
 LOOK_S = 0.5
 EXPECTED = (OSError, ValueError, ChildError)
 """What an operator who asks for an attack is told in its own words."""
@@ -75,8 +71,8 @@ def run_here(home: Path, stop: threading.Event, tell: Callable[[str], None]) -> 
             (up_folder(home) / leftover).unlink(missing_ok=True)
         run.start_ring(here=roles)
         ready = f"ready: {', '.join(run.supervisor.children)}; logs in {up_folder(home)}"
-        targets = up_folder(home) / TARGETS_FILE
-        targets.write_text(targets_text(run.serving), encoding="utf-8")
+        targets = Targets(up_folder(home) / TARGETS_FILE)
+        targets.tell(run.serving)
         attacks = RoleAttacks(run)
         with ControlSocket(up_folder(home), attacks.answer, EXPECTED, together=True):
             (up_folder(home) / READY_FILE).write_text(ready)
@@ -84,22 +80,13 @@ def run_here(home: Path, stop: threading.Event, tell: Callable[[str], None]) -> 
             while not stop.wait(LOOK_S):
                 attacks.serve()
                 _watch(run, tell)
+                targets.tell(run.serving)
         run.stop()
         words = words_of(run)
         (up_folder(home) / READY_FILE).unlink()
-        targets.unlink()
+        targets.close()
         (up_folder(home) / ENDED_FILE).write_text("\n".join(words))
     return words
-
-
-def targets_text(serving: Mapping[str, Serving]) -> str:
-    """The addresses of the processes' metrics, by process, as Prometheus's discovery by file reads them."""
-    found = [
-        {"targets": [urlsplit(each.metrics).netloc], "labels": {"process": name}}
-        for name, each in serving.items()
-        if each.metrics
-    ]
-    return json.dumps(found, indent=1) + "\n"
 
 
 def _watch(run: Run, tell: Callable[[str], None]) -> None:

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 
 from orchestrator import runtime
 from orchestrator.delivery.messages import RoundContext
+from orchestrator.events.status import pair_name
 from orchestrator.keystore.errors import AlreadyReleasedError, KeyStoreError, LaneShortError
 from orchestrator.keystore.lanes import Lane, Range
 from orchestrator.keystore.store import KeyStore
+from orchestrator.log_context import about
 from orchestrator.records.keeping import Records
 from orchestrator.records.kinds import PadsTaken, Span
 from orchestrator.secret import SecretBits
@@ -118,7 +120,7 @@ class PadRounds:
             if error is not None:
                 errors[peer] = error
         if errors:
-            raise _summary(errors)
+            raise _summary(self._store, errors)
         if entry.given_up:
             raise PadPeerError("the round was given up meanwhile")
 
@@ -241,16 +243,18 @@ class PadRounds:
             try:
                 self._store.burn_reservation(peer, Lane.MASK, held, context.digest())
             except KeyStoreError as error:
-                logger.warning("a reservation with %s stays until the next start: %s", peer, error)
+                with about(pair=pair_name(self._store.ends(peer))):
+                    logger.warning("a reservation with %s stays until the next start: %s", peer, error)
             else:
                 burnt[peer] = held
         self._keep(context, burnt, burnt=True)
 
 
-def _summary(errors: dict[str, BaseException]) -> PadError:
+def _summary(store: KeyStore, errors: dict[str, BaseException]) -> PadError:
     """One error for several pairs, the gravest: what cannot be cured, then a shortage of key, then slow peers."""
     for peer, error in errors.items():
-        logger.info("no pads reserved with %s: %s: %s", peer, type(error).__name__, error)
+        with about(pair=pair_name(store.ends(peer))):
+            logger.info("no pads reserved with %s: %s: %s", peer, type(error).__name__, error)
     if any(isinstance(error, AlreadyReleasedError) for error in errors.values()):
         return PadReleasedError("the pads of this round were released before")
     short = {peer: e.missing_bits for peer, e in errors.items() if isinstance(e, LaneShortError)}

@@ -43,6 +43,7 @@ from orchestrator.delivery.rounds import (
 from orchestrator.keystore.errors import KeyStoreError
 from orchestrator.keystore.lanes import Lane
 from orchestrator.keystore.store import KeyStore
+from orchestrator.log_context import about
 from orchestrator.records.keeping import Records
 from orchestrator.secret import SecretBits
 from orchestrator.wire.codec import WireError, decode, encode
@@ -170,13 +171,15 @@ class DeliveryService:
         except WireError as error:
             logger.warning("request dropped: %s", error)
             return
-        try:
-            self._handle(connection, request)
-        except PadError as error:
-            self._send(connection, self._failure(request.request, error))
-        except Exception as error:
-            logger.exception("request %s failed", type(request).__name__)
-            self._send(connection, Failure(request.request, "refused", str(error)[:1000], {}))
+        context = getattr(request, "context", None)
+        with about(round=None if context is None else context.round):
+            try:
+                self._handle(connection, request)
+            except PadError as error:
+                self._send(connection, self._failure(request.request, error))
+            except Exception as error:
+                logger.exception("request %s failed", type(request).__name__)
+                self._send(connection, Failure(request.request, "refused", str(error)[:1000], {}))
 
     def _handle(self, connection: bytes, request: Request) -> None:
         if isinstance(request, PadRequest):

@@ -28,6 +28,16 @@ TurnedAway: TypeAlias = Literal[
     "too slow",
 ]
 """Why a caller's connection was not let in, or closed."""
+Fault: TypeAlias = Literal[
+    "starting",
+    "the server",
+    "the loop",
+    "accepting a connection",
+    "looking at certificates",
+    "the desk",
+    "a request",
+]
+"""Where the key server failed; ``starting``: it serves nobody."""
 
 
 class KeysDelivered(Message, frozen=True):
@@ -82,7 +92,7 @@ class KeyCallerTurnedAway(Message, frozen=True):
 class KeyServerFault(Message, frozen=True):
     """Something failed that should not; ``error`` is the name of the kind of error, as its text might hold key."""
 
-    what: str
+    what: Fault
     error: str
 
 

@@ -35,6 +35,13 @@ class HubLink(Item, frozen=True):
     reason: Reason = ""
 
 
+class Loop(Item, frozen=True):
+    """The control loop of this process has turned last ``age_s`` ago; after ``limit_s`` it is taken to hang."""
+
+    age_s: Seconds
+    limit_s: Seconds
+
+
 class Heartbeat(Item, frozen=True):
     """``age_s`` passed since ``peer`` was last heard."""
 
@@ -93,7 +100,7 @@ class Disk(Item, frozen=True):
 
 
 InsideItem: TypeAlias = (
-    Judged | HubLink | Heartbeat | Connections | HubTraffic | TagFailures | InstrumentState | Disk
+    Judged | HubLink | Loop | Heartbeat | Connections | HubTraffic | TagFailures | InstrumentState | Disk
 )
 Told: TypeAlias = ProcessEvent | PeerItem | HubItem | InsideItem | DeliveryEvent
 """All that a process's metrics may be told."""

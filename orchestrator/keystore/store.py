@@ -211,6 +211,10 @@ class KeyStore:
         """Whether this node is the first or the second of the pair."""
         return self._core.pair_end(peer)
 
+    def ends(self, peer: str) -> tuple[str, str]:
+        """Both users of the pair with ``peer``, the first first."""
+        return (self.owner, peer) if self.pair_end(peer) == "first" else (peer, self.owner)
+
     def generation(self, peer: str) -> int:
         """Which out-of-band secret the pair works with, counted from 0."""
         return self._core.generation(peer)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from orchestrator.events.common import Unknown
-from orchestrator.events.inside import Connections, Disk, Heartbeat, HubLink, HubTraffic
+from orchestrator.events.inside import Connections, Disk, Heartbeat, HubLink, HubTraffic, Loop
 from orchestrator.events.status import HubStatus, Refusals
 from orchestrator.metrics.rows import By, Metric, Sample, one, one_of
 from orchestrator.wire.links import LinkState
@@ -32,6 +32,24 @@ PROCESS = (
         ("state",),
         HubLink,
         one_of(LINK_STATES, lambda item: item.state.name.lower()),
+    ),
+    Metric(
+        "qunetlab_loop_age_seconds",
+        "gauge",
+        "seconds",
+        "Since the control loop of the process has turned",
+        (),
+        Loop,
+        one(lambda item: item.age_s),
+    ),
+    Metric(
+        "qunetlab_loop_limit_seconds",
+        "gauge",
+        "seconds",
+        "After so long the control loop is taken to hang",
+        (),
+        Loop,
+        one(lambda item: item.limit_s),
     ),
     Metric(
         "qunetlab_heartbeat_age_seconds",

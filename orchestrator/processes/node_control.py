@@ -1,5 +1,5 @@
-"""What a running node answers at its control socket: its keys and their seals, what applications used, new secrets,
-a meeting, and who is revoked."""
+"""What a running node answers at its control socket: its keys and their seals, what applications used and were given
+lately, new secrets, a meeting, and who is revoked."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from lab.testbed import Testbed
 from orchestrator.keystore.errors import KeyStoreError
 from orchestrator.keystore.store import KeyStore
+from orchestrator.processes.latest_deliveries import LatestDeliveries
 from orchestrator.processes.node_applications import utc_day
 from orchestrator.processes.node_store import take_secret
 from orchestrator.wire.control_socket import (
@@ -28,7 +29,16 @@ from orchestrator.wire.control_socket import (
 )
 from orchestrator.wire.gate import Gate
 from orchestrator.wire.gate_control import CONTROL_ERRORS, answer_about_gate
-from orchestrator.wire.key_control import AuditKeys, KeysAudited, SaeUse, ShowUse, Unopened, Use
+from orchestrator.wire.key_control import (
+    AuditKeys,
+    Deliveries,
+    KeysAudited,
+    SaeUse,
+    ShowDeliveries,
+    ShowUse,
+    Unopened,
+    Use,
+)
 
 if TYPE_CHECKING:
     from orchestrator.processes.alarm_watch import AlarmWatch
@@ -109,7 +119,9 @@ class NodeControl:
         workers: Mapping[str, PairWorker],
         gate: Gate,
         alarms: AlarmWatch,
+        deliveries: LatestDeliveries,
     ) -> None:
+        self._deliveries = deliveries
         self._alarms = alarms
         self._testbed = testbed
         self._store = store
@@ -128,6 +140,8 @@ class NodeControl:
                 return audited(self._store)
             case ShowUse():
                 return use_of(self._store, utc_day())
+            case ShowDeliveries(after, whole):
+                return Deliveries(self._store.owner, self._deliveries.after(after, whole=whole))
             case TakeSecret(path):
                 try:
                     peer = take_secret(self._store, self._testbed, Path(path))

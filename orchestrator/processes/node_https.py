@@ -21,6 +21,8 @@ from orchestrator.events.delivery import (
     KeyRequestAnswered,
     KeyServerFault,
 )
+from orchestrator.events.status import pair_name
+from orchestrator.log_context import about
 
 logger = logging.getLogger(__name__)
 OWN_MACHINE = "127.0.0.1:0"
@@ -38,7 +40,9 @@ def serving(
 
     def told(event: DeliveryEvent) -> None:
         tell(event)
-        log(event)
+        other = testbed.sae.get(event.other) if isinstance(event, KeyRequestAnswered) else None
+        with about(pair=_pair(testbed, name, other.user) if other else ""):
+            log(event)
 
     if not testbed.applications_of(name):
         yield ""
@@ -62,6 +66,12 @@ def serving(
         yield server.url
     finally:
         server.close()
+
+
+def _pair(testbed: Testbed, name: str, peer: str) -> str:
+    """Of the two whose applications share a key; none where one node serves both."""
+    users = [user for user in testbed.user_names() if user in (name, peer)]
+    return pair_name(users) if len(users) == 2 else ""
 
 
 def log(event: DeliveryEvent) -> None:

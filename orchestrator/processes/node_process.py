@@ -14,6 +14,7 @@ from lab.station import Station
 from lab.testbed import Testbed
 from orchestrator import runtime
 from orchestrator.delivery.certificates import CERTIFICATE_FILE
+from orchestrator.events.delivery import DeliveryEvent
 from orchestrator.events.process import Emit, NodeServing
 from orchestrator.hub.connect import connect_agent
 from orchestrator.keystore.sealing import Kek
@@ -38,6 +39,7 @@ from orchestrator.processes.asked import of_agent, of_delivery
 from orchestrator.processes.calibrating import Calibrating
 from orchestrator.processes.data_sets import DataSets
 from orchestrator.processes.interlock_causes import sensor_watch
+from orchestrator.processes.latest_deliveries import LatestDeliveries
 from orchestrator.processes.node import Node
 from orchestrator.processes.node_applications import NodeApplications
 from orchestrator.processes.node_control import NODE_ERRORS, NodeControl
@@ -113,7 +115,13 @@ def run_node(
         open_node_store(testbed, name, secrets_dir, state_dir, kek, moved=moved) as store,
     ):
         agent = connect_agent(testbed, name, secrets_dir, book.tell)
-        applications = NodeApplications(testbed, name, store, agent, tell=book.tell)
+        deliveries = LatestDeliveries()
+
+        def delivered(event: DeliveryEvent) -> None:
+            book.tell(event)
+            deliveries.tell(event)
+
+        applications = NodeApplications(testbed, name, store, agent, tell=delivered)
         calibrating = Calibrating(current, agent, emit, functools.partial(sets.begin, station))
         node = Node(
             testbed,
@@ -154,7 +162,7 @@ def run_node(
             service.start()
             states = functools.partial(known_states, station)
             book.ask(of_agent(agent), of_delivery(service.gate, node.workers), node.books, states)
-            control = NodeControl(testbed, store, node.workers, service.gate, node.alarms)
+            control = NodeControl(testbed, store, node.workers, service.gate, node.alarms, deliveries)
             watches = [sensor_watch(testbed, name, owned.sensors, light.is_in_ring)]
             with (
                 serving(testbed, name, applications.office, secrets_dir, book.tell) as etsi014,

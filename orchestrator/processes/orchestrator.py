@@ -261,7 +261,8 @@ class Orchestrator:
             try:
                 self.queue.lit(lease)
             except (StoreError, QueueError) as error:
-                logger.warning("lease %d/%d is not lit: %s", lease.epoch, lease.number, error)
+                with about(pair=pair_name(lease.pair), session=f"{lease.epoch}/{lease.number}"):
+                    logger.warning("lease %d/%d is not lit: %s", lease.epoch, lease.number, error)
                 orders = self.leases.abort(str(error), now_s)
         self._send(orders)
 

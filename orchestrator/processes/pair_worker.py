@@ -198,8 +198,7 @@ class PairWorker:
     # -- the thread --------------------------------------------------------------------------------
 
     def _work(self) -> None:
-        ends = (self._store.owner, self.peer)
-        now_about(pair=pair_name(ends if self._pair_end == "first" else ends[::-1]))
+        now_about(pair=pair_name(self._store.ends(self.peer)))
         while not self._stop.is_set():
             self._expire()
             if self._pair_end == "first" and self._again.is_set():

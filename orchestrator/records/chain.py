@@ -59,10 +59,12 @@ class ReadChain:
     """A file of records as it was found.
 
     ``lines`` are None where they are no lines of a chain; ``rest_bytes`` of an unfinished line stand behind the last.
+    ``end_byte`` of the file is the first behind whole lines.
     """
 
     lines: tuple[Line | None, ...]
     rest_bytes: int
+    end_byte: int
 
     @property
     def breaks(self) -> tuple[int, ...]:
@@ -75,10 +77,13 @@ class ReadChain:
         return tuple(found)
 
 
-def read_chain(path: Path) -> ReadChain:
-    """All lines of a file; raises OSError."""
-    *lines, rest = path.read_bytes().split(b"\n")
-    return ReadChain(tuple(_line(each) for each in lines), len(rest))
+def read_chain(path: Path, start: int = 0) -> ReadChain:
+    """All lines of a file from byte ``start`` on, which is the first of a line; raises OSError."""
+    with path.open("rb") as file:
+        file.seek(start)
+        data = file.read()
+    *lines, rest = data.split(b"\n")
+    return ReadChain(tuple(_line(each) for each in lines), len(rest), start + len(data) - len(rest))
 
 
 def _line(data: bytes) -> Line | None:

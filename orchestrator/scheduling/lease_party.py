@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 from drivers.links.errors import InstrumentError, InterlockedError
@@ -85,6 +86,10 @@ class HeldLease:
     def pair(self) -> tuple[str, str]:
         """(first, second)."""
         return self.first, self.second
+
+    def about(self) -> AbstractContextManager[None]:
+        """Lines of the log are about this lease."""
+        return about(pair=pair_name(self.pair), session=f"{self.epoch}/{self.number}")
 
     def on_abort(self, action: Callable[[], None]) -> None:
         """Have ``action`` called when the lease is aborted from outside (at once if it was already)."""
@@ -264,7 +269,10 @@ class LeaseParty:
     def _grant(self, grant: LeaseGrant) -> None:
         lease = self._offered
         if lease is None or lease.token != (grant.epoch, grant.number):
-            logger.warning("a grant for lease %d/%d that was not accepted here", grant.epoch, grant.number)
+            with about(session=f"{grant.epoch}/{grant.number}"):
+                logger.warning(
+                    "a grant for lease %d/%d that was not accepted here", grant.epoch, grant.number
+                )
             return
         with self._turn:
             self._offered = None
@@ -283,7 +291,7 @@ class LeaseParty:
 
     def _run(self, lease: HeldLease) -> None:
         try:
-            with about(pair=pair_name(lease.pair), session=f"{lease.epoch}/{lease.number}"):
+            with lease.about():
                 self._light_phase(lease)
         finally:
             with self._turn:
@@ -310,7 +318,8 @@ class LeaseParty:
             self._agent.control_send(LeaseDone(lease.epoch, lease.number, True, "", statistics))
 
     def _end_early(self, lease: HeldLease, reason: str, steps: tuple[Step, ...] = ()) -> None:
-        logger.warning("light phase %d/%d ended early: %s", lease.epoch, lease.number, reason)
+        with lease.about():
+            logger.warning("light phase %d/%d ended early: %s", lease.epoch, lease.number, reason)
         done = LeaseDone(lease.epoch, lease.number, False, reason[:REASON_LIMIT], calibrate=steps)
         self._agent.control_send(done)
 

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from orchestrator.events.status import BlockReport
 from orchestrator.keystore.errors import StoreError
+from orchestrator.log_context import about
 from orchestrator.scheduling import entries as rules
 from orchestrator.scheduling.entries import End, Entry, HistoryLine, QueueError, Work, in_words
 from orchestrator.scheduling.leases import Lease, Outcome
@@ -381,7 +382,8 @@ class RingQueue:
                     self._learn(entry.steps_left[0], end.ring_s)
         except StoreError as error:
             if token not in self._unwritten:
-                logger.warning("the end of block %d/%d is not written down yet: %s", *token, error)
+                with about(session="{}/{}".format(*token)):
+                    logger.warning("the end of block %d/%d is not written down yet: %s", *token, error)
             self._unwritten[token] = end
             self._write_again_s = self._clock() + WRITE_AGAIN_S
             return

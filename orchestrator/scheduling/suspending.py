@@ -22,6 +22,7 @@ from msgspec.structs import replace
 
 from orchestrator.events.status import pair_name
 from orchestrator.keystore.errors import StoreError
+from orchestrator.log_context import about
 from orchestrator.scheduling.entries import HistoryLine, QueueError
 from orchestrator.scheduling.queue_store import QueueStore, Suspension
 from orchestrator.scheduling.ring_queue import ORCHESTRATOR, RingQueue
@@ -160,7 +161,8 @@ class Suspensions:
     def _keep(self, suspension: Suspension) -> None:
         self._known[suspension.pair] = suspension
         told = self.why(suspension.pair)
-        logger.warning("%s %s", pair_name(suspension.pair), told)
+        with about(pair=pair_name(suspension.pair)):
+            logger.warning("%s %s", pair_name(suspension.pair), told)
         self._write(suspension.pair, ORCHESTRATOR, f"{pair_name(suspension.pair)} {told}")
 
     def _write(self, pair: Pair, who: str = "", what: str = "") -> None:
@@ -172,9 +174,10 @@ class Suspensions:
                     self._store.note(HistoryLine(self._wall(), None, who, what))
         except StoreError as error:
             if pair not in self._unwritten:
-                logger.warning(
-                    "that %s is suspended, or not, is not written down yet: %s", pair_name(pair), error
-                )
+                with about(pair=pair_name(pair)):
+                    logger.warning(
+                        "that %s is suspended, or not, is not written down yet: %s", pair_name(pair), error
+                    )
             self._unwritten.add(pair)
             self._write_again_s = self._clock() + WRITE_AGAIN_S
         else:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TypeAlias
 
 from orchestrator.wire.codec import Message
+from orchestrator.wire.fields import Count
 
 
 class AuditKeys(Message, frozen=True):
@@ -13,6 +15,13 @@ class AuditKeys(Message, frozen=True):
 
 class ShowUse(Message, frozen=True):
     """A node: what each of its applications was given."""
+
+
+class ShowDeliveries(Message, frozen=True):
+    """A node: what applications were given and refused lately, behind row ``after``; ``whole``: rows that grow no more."""
+
+    after: Count = 0
+    whole: bool = False
 
 
 class Unopened(Message, frozen=True):
@@ -62,5 +71,30 @@ class Use(Message, frozen=True):
     rows: list[SaeUse]
 
 
-KeyRequest: TypeAlias = AuditKeys | ShowUse
-KeyReply: TypeAlias = KeysAudited | Use
+class Delivery(Message, frozen=True):
+    """Requests of one application with one outcome within the second ``at``: ``delivered``, or why they were refused.
+
+    ``number`` counts a node's rows since it was started; ``sae`` is empty for a caller that the node does not serve, ``peer``
+    where nothing was given.
+    """
+
+    number: Count
+    at: datetime
+    sae: str
+    peer: str
+    side: str
+    outcome: str
+    requests: Count
+    keys: Count
+    bits: Count
+
+
+class Deliveries(Message, frozen=True):
+    """The latest of a node, oldest first."""
+
+    node: str
+    rows: list[Delivery]
+
+
+KeyRequest: TypeAlias = AuditKeys | ShowUse | ShowDeliveries
+KeyReply: TypeAlias = KeysAudited | Use | Deliveries

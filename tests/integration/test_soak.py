@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import signal
 import statistics
 import subprocess
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -19,6 +17,7 @@ import pytest
 
 from lab.runs.testbeds.folder import create_folder, named_testbed
 from tests.helpers.key_client import Application
+from tests.helpers.ring_up import going, served
 
 WARM_UP_S = 15 * 60.0
 SOAK_S = 20 * 60.0
@@ -134,34 +133,3 @@ def test_no_process_of_a_ring_grows(tmp_path: Path) -> None:
     assert given["keys"] > 100
     assert len(told) >= 7
     assert not grown, grown
-
-
-@contextlib.contextmanager
-def going(folder: Path) -> Iterator[subprocess.Popen[str]]:
-    """All roles of a folder's testbed, until the block is left."""
-    command = [sys.executable, "-P", "-m", "lab.cli.main", "up", str(folder)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    try:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith("ready"):
-                break
-        else:
-            pytest.fail("the ring did not go up")
-        yield process
-    finally:
-        process.send_signal(signal.SIGINT)
-        try:
-            process.communicate(timeout=60)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            raise
-
-
-def served(folder: Path, name: str) -> str:
-    """Where the node of a user serves its applications, by its ready line."""
-    for file in sorted((folder / "state" / "up").glob(f"{name}*")):
-        found = re.findall(r'"etsi014": ?"(https://[^"]+)"', file.read_text(errors="replace"))
-        if found:
-            return str(found[-1])
-    raise AssertionError(f"the node of {name} does not say where it serves")

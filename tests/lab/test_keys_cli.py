@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 import stat
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -13,23 +14,27 @@ from typing import Any
 
 import pytest
 
+from lab.cli.keys import of_nodes
+from lab.cli.keys_events import show_events
 from lab.cli.reseed import take_secret_file
 from lab.cli.revoke import revoke_role
 from lab.runs.testbeds.folder import create_folder, template_path
 from lab.testbed import load_testbed
+from orchestrator.events.delivery import KeysDelivered, KeysRefused
 from orchestrator.keystore.errors import AuthLaneExhaustedError
 from orchestrator.keystore.lanes import AUTH_STOP_BITS, Lane
 from orchestrator.keystore.pair_macs import MAC_KEY_BITS
 from orchestrator.keystore.pair_secret import PairSecret, PairSecretError
 from orchestrator.keystore.store import KeyStore
 from orchestrator.keystore.windows import Use
+from orchestrator.processes.latest_deliveries import LatestDeliveries
 from orchestrator.processes.node_applications import utc_day
-from orchestrator.processes.node_control import NODE_ERRORS, NodeControl
+from orchestrator.processes.node_control import NODE_ERRORS, NodeControl, keys_of
 from orchestrator.processes.node_store import open_node_store
 from orchestrator.processes.pair_worker import LowWater
 from orchestrator.records.keeping import Records
 from orchestrator.records.kinds import BlockEnded, PadsTaken, Span
-from orchestrator.wire.control_socket import ControlSocket
+from orchestrator.wire.control_socket import ControlSocket, ShowKeys
 from orchestrator.wire.gate import Gate
 from orchestrator.wire.revoked import RevokedKeys
 from orchestrator.wire.zeromq import ZeroMQ
@@ -64,6 +69,7 @@ class Bench:
         self.stores: dict[str, KeyStore] = {}
         self.workers: dict[str, dict[str, Any]] = {}
         self.gates: dict[str, Gate] = {}
+        self.given = {name: LatestDeliveries() for name in ENDS}
         for name in ENDS:
             state = self.state(name)
             state.mkdir(parents=True)
@@ -75,7 +81,9 @@ class Bench:
             stack.callback(gate.close)
             self.stores[name], self.gates[name] = store, gate
             self.workers[name] = {peer: Worker() for peer in store.peers()}
-            control = NodeControl(self.testbed, store, self.workers[name], gate, SimpleNamespace())  # type: ignore[arg-type]
+            control = NodeControl(
+                self.testbed, store, self.workers[name], gate, SimpleNamespace(), self.given[name]
+            )  # type: ignore[arg-type]
             stack.enter_context(ControlSocket(state, control, NODE_ERRORS))
 
     def state(self, role: str) -> Path:
@@ -288,8 +296,66 @@ def test_events_are_what_nodes_have_on_record(bench: Bench, qunetlab: Any) -> No
     text = qunetlab("keys", "events", str(bench.path), "--last", "2").stdout
     assert "QBER too high" in text
     assert "2 before these" in text
+    bench.given["bob"].tell(KeysDelivered("app2", "alice", 3, 768, "slave"))
+    bench.given["bob"].tell(KeysRefused("", "caller", "master"))
+    said = qunetlab("keys", "events", str(bench.path), "--json")
+    latest = {each["what"]: each for each in json.loads(said.stdout)["events"]}
+    assert (latest["given out"]["sae"], latest["given out"]["bits"]) == ("app2", 768)
+    assert (latest["refused"]["sae"], latest["refused"]["about"]) == ("", "a request as master: caller")
+    assert "refused" not in qunetlab("keys", "events", str(bench.path), "--pair", "alice-bob").stdout
     with (bench.state("alice") / "records" / "records.jsonl").open("ab") as file:
         file.write(b'{"broken": 1}\n')
     said = qunetlab("keys", "events", str(bench.path))
     assert said.returncode == 1
     assert "1 of its records are damaged" in said.stderr
+
+
+def test_events_are_followed_without_telling_any_twice(
+    bench: Bench, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = Records.of_role(bench.state("alice"), "alice", "0", "")
+    looks = 0
+
+    def pause(_: float) -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 2:
+            block = {"epoch": 1, "lease_number": 2, "owner": "alice", "block_id": "1/2"}
+            records.keep(
+                BlockEnded(first="alice", second="bob", stored=False, reason="QBER too high", **block)
+            )
+        if looks == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        show_events(bench.path, None, 40, as_json=True, follow=True, pause=pause)
+    documents = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [[each["what"] for each in one["events"]] for one in documents] == [
+        ["store opened"],
+        ["block given up"],
+    ]
+
+
+def test_a_node_that_does_not_answer_keeps_nobody_from_seeing_the_others(
+    bench: Bench, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket(socket.AF_UNIX) as hangs:
+        place = bench.state("carol")
+        place.mkdir()
+        hangs.bind(str(place / "control"))
+        hangs.listen(1)
+        asked = of_nodes(bench.path, None, "file", ShowKeys(), keys_of, timeout_s=0.2)
+        assert [said.node for said, _ in asked.told] == ["alice", "bob"]
+        assert asked.tell_failed() == 3
+    assert "carol is not shown: no answer from the process at" in capsys.readouterr().err
+
+
+def test_a_store_that_is_locked_is_named_and_the_others_are_shown(bench: Bench, qunetlab: Any) -> None:
+    secrets = bench.path.parent / "secrets" / "carol"
+    bench.state("carol").mkdir()
+    open_node_store(bench.testbed, "carol", secrets, bench.state("carol")).close()
+    (secrets / "store.key").rename(secrets / "store.passphrase")
+    said = qunetlab("keys", str(bench.path))
+    assert said.returncode == 1
+    assert "alice with bob (running)" in said.stdout
+    assert "carol is not shown: the key store of carol is sealed with a passphrase" in said.stderr

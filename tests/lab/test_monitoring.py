@@ -162,58 +162,49 @@ def test_prometheus_itself_takes_the_rules() -> None:
     assert f"{len(rules())} rules found" in checked.stdout
 
 
-WHEN = """
-rule_files: [{rules}]
-evaluation_interval: 10s
-tests:
-- interval: 10s
-  input_series:
-  - series: 'qunetlab_alarms{{role="relay", alarm="qber", severity="major", state="standing"}}'
-    values: '0x5 1x20'
-  - series: 'up{{job="qunetlab", instance="a:1"}}'
-    values: '1x5 0x20'
-  - series: 'qunetlab_blocks_total{{role="alice", pair="alice-bob", outcome="stored"}}'
-    values: '0+1x40'
-  - series: 'qunetlab_blocks_total{{role="alice", pair="alice-bob", outcome="verification"}}'
-    values: '0+3x40'
-  alert_rule_test:
-  - {{eval_time: 40s, alertname: QunetlabQber, exp_alerts: []}}
-  - eval_time: 70s
-    alertname: QunetlabQber
-    exp_alerts:
-    - exp_labels: {{role: relay, alarm: qber, severity: major}}
-      exp_annotations: {{summary: "relay: errors of the latest block", description: "{qber}"}}
-  - {{eval_time: 90s, alertname: QunetlabProcessGone, exp_alerts: []}}
-  - eval_time: 150s
-    alertname: QunetlabProcessGone
-    exp_alerts:
-    - exp_labels: {{job: qunetlab, instance: "a:1", severity: major}}
-      exp_annotations:
-        summary: "a:1 does not answer"
-        description: "{gone}"
-  - eval_time: 150s
-    alertname: QunetlabBlocksGiveNoKey
-    exp_alerts:
-    - exp_labels: {{pair: alice-bob, severity: major}}
-      exp_annotations:
-        summary: "more than half of the blocks of alice-bob gave no key within ten minutes"
-        description: "{blocks}"
-"""
+UNITS = {
+    ("bits", False): {"decbits"},
+    ("bits", True): {"bps", "decbits"},
+    ("bytes", False): {"bytes"},
+    ("bytes", True): {"Bps", "bytes"},
+    ("seconds", False): {"s"},
+    ("seconds", True): {"s", "percentunit", "bps"},
+    ("ratio", False): {"percentunit", "sci"},
+    ("hertz", False): {"hertz"},
+    ("bits per second", False): {"bps"},
+    ("", False): {"short"},
+    ("", True): {"short", "ops", "reqps", "cps"},
+}
+"""Grafana's units that fit a metric's unit, by whether it is a counter (whose rate may be shown): decimal prefixes for bits."""
+UNIT_OF = {row.name: (row.unit, row.is_counter) for row in TABLE} | {
+    "process_resident_memory_bytes": ("bytes", False),
+    "process_cpu_seconds_total": ("seconds", True),
+}
 
 
-def test_rules_fire_when_they_should_and_not_before(tmp_path: Path) -> None:
-    promtool = shutil.which("promtool")
-    if promtool is None:
-        pytest.skip("promtool is not here (Debian's package `prometheus` has it): no rule was tried")
-    said = {rule.alert: rule.what_to_do for rule in rules()}
-    text = WHEN.format(
-        rules=FOLDER / "alerts.yml",
-        qber=said["QunetlabQber"],
-        gone=said["QunetlabProcessGone"],
-        blocks=said["QunetlabBlocksGiveNoKey"],
-    )
-    (tmp_path / "when.yml").write_text(text, encoding="utf-8")
-    tried = subprocess.run(
-        [promtool, "test", "rules", "when.yml"], cwd=tmp_path, capture_output=True, text=True, timeout=60
-    )
-    assert tried.returncode == 0, tried.stdout + tried.stderr
+def test_panels_are_in_the_units_of_what_they_show() -> None:
+    shown = 0
+    for panel in dashboard()["panels"]:
+        unit = panel.get("fieldConfig", {}).get("defaults", {}).get("unit")
+        for target in panel.get("targets", ()):
+            expr = target["expr"]
+            for variable, value in PLACE.items():
+                expr = expr.replace(variable, value)
+            metrics = [name for name, _ in selectors(expr) if name in UNIT_OF]
+            for metric in metrics:
+                assert unit in UNITS[UNIT_OF[metric]], f"{panel['title']}: {metric} in {unit}"
+                is_rate = "rate(" in expr
+                assert is_rate or unit not in ("bps", "Bps", "ops", "reqps", "cps"), panel["title"]
+                shown += 1
+    assert shown > 40
+
+
+def test_the_legend_of_every_line_is_of_labels_that_the_line_has() -> None:
+    for panel in dashboard()["panels"]:
+        for target in panel.get("targets", ()):
+            named = set(re.findall(r"{{(\w+)}}", target["legendFormat"]))
+            grouped = re.match(r"(?:sum|min|max|count|avg) by \(([^)]*)\)", target["expr"])
+            if grouped:
+                kept = {each.strip() for each in grouped.group(1).split(",")}
+                assert named == kept, f"{panel['title']}: {target['expr']}"
+            assert target["legendFormat"], panel["title"]

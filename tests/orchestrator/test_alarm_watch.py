@@ -43,6 +43,7 @@ from orchestrator.processes.alarm_sources import (
     of_store,
 )
 from orchestrator.processes.alarm_watch import AlarmWatch
+from orchestrator.processes.latest_deliveries import LatestDeliveries
 from orchestrator.processes.node import Node
 from orchestrator.processes.node_control import NodeControl
 from orchestrator.processes.pair_worker import LowWater
@@ -108,7 +109,7 @@ def test_a_peer_that_left_the_testbed_hides_no_other(store: KeyStore) -> None:
     node = Node(testbed, "alice", SimpleNamespace(), store, agent, Fence(), lambda event: None)  # type: ignore[arg-type]
     assert set(node.workers) < set(store.peers())
     assert list(of_store(store, node.waits_why)()) == []
-    control = NodeControl(testbed, store, node.workers, SimpleNamespace(), node.alarms)  # type: ignore[arg-type]
+    control = NodeControl(testbed, store, node.workers, SimpleNamespace(), node.alarms, LatestDeliveries())  # type: ignore[arg-type]
     shown = control(ShowKeys())
     assert isinstance(shown, Keys)
     assert {pair.peer: pair.waits for pair in shown.pairs} == dict.fromkeys(store.peers(), False)

@@ -56,6 +56,7 @@ from orchestrator import runtime
 from orchestrator.delivery.consent_book import ConsentBook
 from orchestrator.delivery.errors import ConsentError
 from orchestrator.events.learning import ClientState
+from orchestrator.log_context import about
 from orchestrator.records.keeping import Records
 from orchestrator.records.kinds import RoleStopped
 from orchestrator.wire.codec import WireError
@@ -254,7 +255,8 @@ class _Client:
                     self._rounds.handle(message, buffer or b"")
             case Receipt(round=number, status=status, reason=reason, what=what):
                 if status == "refused":
-                    _log.warning("the %s of round %d was refused: %s", what, number, reason)
+                    with about(round=number):
+                        _log.warning("the %s of round %d was refused: %s", what, number, reason)
                     self._report(ClientState(self._name, number, f"{what} refused", reason))
             case RunEnd(reason=reason):
                 if self._rounds is not None:

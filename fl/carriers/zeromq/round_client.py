@@ -46,7 +46,7 @@ from orchestrator import runtime
 from orchestrator.bits import PackedBits
 from orchestrator.delivery.errors import ConsentError
 from orchestrator.events.learning import ClientState
-from orchestrator.log_context import now_about
+from orchestrator.log_context import about, now_about
 from orchestrator.records.keeping import Records
 from orchestrator.wire.codec import WireError
 
@@ -160,7 +160,8 @@ class RoundClient:
         try:
             is_next = followed.follow(message.round, message.survivors, read_uint8(message.header, buffer))
         except (SumRefusedError, ConsentError, WireError) as error:
-            _log.warning("the sum of round %d is refused: %s", message.round, error)
+            with about(round=message.round):
+                _log.warning("the sum of round %d is refused: %s", message.round, error)
             self._report(ClientState(self._name, message.round, "sum refused", str(error)))
             return
         if is_next:
@@ -304,7 +305,8 @@ class RoundClient:
             if rows.shape[:1] != (len(message.senders),) or not set(message.senders) <= peers:
                 raise ClientRefusesError("shares of clients that take no part, or fewer than senders")
         except (ClientRefusesError, WireError) as error:
-            _log.warning("shares of round %d dropped: %s", message.round, error)
+            with about(round=message.round):
+                _log.warning("shares of round %d dropped: %s", message.round, error)
             return
         shares = {name: row.tobytes() for name, row in zip(message.senders, rows, strict=True)}
         current.exchange.deliver(shares)

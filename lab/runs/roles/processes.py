@@ -15,12 +15,13 @@ from lab.runs.addresses import LOOPBACK
 from lab.runs.made_safe import left_by
 from lab.runs.roles.logs import set_up_logging
 from lab.runs.roles.runtime import Runtime
-from lab.runs.roles.service_manager import AskedEvent, ServiceManager
+from lab.runs.roles.service_manager import AskedEvent, ServiceManager, loop_limit_s
 from lab.runs.supervising.supervisor import watch_parent
 from lab.runs.testbeds.folder import find_testbed
 from lab.runs.watched.process import metrics_of, page_of
 from lab.testbed import AUTO, load_testbed
 from orchestrator.events.common import Serving
+from orchestrator.events.inside import Loop
 from orchestrator.randomness import random_hex
 
 if TYPE_CHECKING:
@@ -52,7 +53,8 @@ def simulate_role(
     beside = partial(attacks_on_light, state)
     testbed = find_testbed(path)
     book = metrics_of(SIMULATOR, load_testbed(testbed), None)
-    with page_of(book, metrics) or nullcontext() as page:
+    limit_s = loop_limit_s(SIMULATOR)
+    with page_of(book, metrics, lambda: Loop(stop.silent_s, limit_s)) or nullcontext() as page:
         url = page.url if page else ""
 
         def ready() -> dict[str, str]:
@@ -101,7 +103,7 @@ def relay_role(
 
     runtime = Runtime("relay", path, secrets, state, tell, metrics)
     checked_testbed(runtime.testbed_path, ("relay",))
-    guarded = guarded_role(runtime.testbed, runtime.testbed_path, "relay", runtime.state)
+    guarded = guarded_role(runtime.testbed, runtime.testbed_path, "relay", runtime.state, logs_as="relay")
     with runtime.data_sets() as data_sets, guarded as (station, interlock):
         run_relay(
             CurrentTestbed(runtime.testbed_path, runtime.testbed),
@@ -140,7 +142,7 @@ def node_role(
     _require_user(runtime, name)
     checked_testbed(runtime.testbed_path, (name,))
     kek = StoreKey.parse(store_key).kek(name, runtime.secrets)
-    guarded = guarded_role(runtime.testbed, runtime.testbed_path, name, runtime.state)
+    guarded = guarded_role(runtime.testbed, runtime.testbed_path, name, runtime.state, logs_as=name)
     with runtime.data_sets() as data_sets, guarded as (station, interlock):
         run_node(
             CurrentTestbed(runtime.testbed_path, runtime.testbed),

@@ -150,15 +150,23 @@ def _in_words(found: traceback.TracebackException, error: BaseException) -> None
         _in_words(each, inner)
 
 
+def _shown_somehow(value: Any) -> Any:
+    """Of a value that fails when it is to be put in words its kind: whoever logs does not fail for it."""
+    try:
+        return shown(value)
+    except Exception as error:  # noqa: BLE001 - it may be anything, and its text might hold key
+        return Shown(f"<{type(value).__name__}, which cannot be shown: {type(error).__name__}>")
+
+
 class Redacting(logging.Filter):
     """Lets every record through, with what may be shown of its arguments."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """For a handler, so that it is done once for whatever formats the record."""
         if not isinstance(record.msg, str):
-            record.msg = str(shown(record.msg))
+            record.msg = str(_shown_somehow(record.msg))
         if isinstance(record.args, Mapping):
-            record.args = {key: shown(value) for key, value in record.args.items()}
+            record.args = {key: _shown_somehow(value) for key, value in record.args.items()}
         elif record.args:
-            record.args = tuple(shown(value) for value in record.args)
+            record.args = tuple(_shown_somehow(value) for value in record.args)
         return True

@@ -22,7 +22,7 @@ from msgspec.structs import replace
 
 from lab.runs.addresses import LOOPBACK
 from lab.runs.roles.logs import set_up_logging
-from lab.runs.roles.service_manager import AskedEvent, ServiceManager
+from lab.runs.roles.service_manager import AskedEvent, ServiceManager, loop_limit_s
 from lab.runs.software import commit
 from lab.runs.supervising.supervisor import watch_parent
 from lab.runs.testbeds.folder import SECRETS, STATE, find_testbed, own_testbed
@@ -30,6 +30,7 @@ from lab.runs.watched.process import metrics_of, page_of
 from lab.testbed import Testbed, load_testbed
 from orchestrator.durable import make_folder
 from orchestrator.events.common import Serving
+from orchestrator.events.inside import Loop
 from orchestrator.events.learning import ClientState, WaitingForKeys
 from orchestrator.events.process import Emit, LightProgress, ProcessEvent, line_of
 from orchestrator.kernels import offer_folder
@@ -61,6 +62,7 @@ class Runtime:
         """
         self.role = role
         os.umask(0o077)
+        set_up_logging(role, for_people=tell is not None)
         self.testbed_path = find_testbed(path) if secrets and state else own_testbed(path)
         self.testbed: Testbed = load_testbed(self.testbed_path)
         folder = self.testbed_path.parent
@@ -72,12 +74,12 @@ class Runtime:
         self._service = ServiceManager()
         self._print_lock = threading.Lock()
         self._tell = tell
-        set_up_logging(role, for_people=tell is not None)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._on_signal)
         watch_parent(self.stop.set)
         self.metrics = metrics_of(role, self.testbed, self.state)
-        self._page = page_of(self.metrics, metrics)
+        limit_s = loop_limit_s(role)
+        self._page = page_of(self.metrics, metrics, lambda: Loop(self.stop.silent_s, limit_s))
         if self._page is not None:
             self._page.__enter__()  # to the end of the process: it is answered for as long as there is one
 

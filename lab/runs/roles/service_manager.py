@@ -17,6 +17,13 @@ from contextlib import suppress
 
 FED_PER_TIMEOUT = 4
 """Signs of life within the time in which systemd wants one."""
+LOOP_S, LEARNING_LOOP_S = 20, 600
+"""A loop that has asked nothing for so long hangs; one of learning works through a whole evaluation between two turns."""
+
+
+def loop_limit_s(role: str) -> int:
+    """After how long without a sign of life the loop of ``role`` is taken to hang."""
+    return LEARNING_LOOP_S if role.startswith("fl-") else LOOP_S
 
 
 class AskedEvent(threading.Event):
@@ -26,6 +33,15 @@ class AskedEvent(threading.Event):
         super().__init__()
         self._clock = clock
         self.asked_s = clock()
+
+    @property
+    def silent_s(self) -> float:
+        """For how long the main thread has not asked, s; 0 once it has been told to stop."""
+        return 0.0 if super().is_set() else max(0.0, self._clock() - self.asked_s)
+
+    def begin(self) -> None:
+        """The loop begins at this moment; what came before it is no silence."""
+        self.asked_s = self._clock()
 
     def is_set(self) -> bool:
         if threading.current_thread() is threading.main_thread():
@@ -59,13 +75,13 @@ class ServiceManager:
         if self._ready:
             return
         self._ready = True
+        stop.begin()
         self.tell(READY=1, STATUS=status)
         if self.timeout_s:
             threading.Thread(target=self._feed, args=(stop,), daemon=True, name="watchdog").start()
 
     def _feed(self, stop: AskedEvent) -> None:
         every_s = self.timeout_s / FED_PER_TIMEOUT
-        stop.asked_s = time.monotonic()
         while True:
             if time.monotonic() - stop.asked_s < self.timeout_s - every_s:
                 self.tell(WATCHDOG=1)

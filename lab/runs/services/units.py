@@ -19,6 +19,7 @@ from drivers.catalogue import AddressKind, row
 from lab.claims import LOCKS
 from lab.runs.certificates.authority import FOLDER
 from lab.runs.certificates.here import SAE_PREFIX
+from lab.runs.roles.service_manager import loop_limit_s
 from lab.runs.testbeds.folder import SECRETS, STATE, TESTBED_FILE
 from lab.testbed import Testbed
 
@@ -26,7 +27,6 @@ SIMULATE = "simulate"
 TARGET = "qunetlab.target"
 CREDENTIAL = "store.cred"
 """In a user's secrets folder: ``store.key``, sealed by ``systemd-creds encrypt``."""
-WATCHDOG_S, LEARNING_WATCHDOG_S = 20, 600
 """A role's loop turns every second at least; that of the learning server stands still while it evaluates a model."""
 STOP_S = 60
 """Longer than a guard waits for light to go."""
@@ -104,7 +104,7 @@ def _unit(testbed: Testbed, role: str) -> Iterator[str]:
 
 def _running(testbed: Testbed, role: str, places: Places) -> Iterator[str]:
     home = places.home
-    watchdog_s = LEARNING_WATCHDOG_S if role.startswith("fl-") else WATCHDOG_S
+    watchdog_s = loop_limit_s(role)
     yield f"SyslogIdentifier=qunetlab-{role}"
     yield "Type=notify"
     yield "NotifyAccess=main"

@@ -38,7 +38,9 @@ from lab.runs.testbeds.folder import (
     find_testbed,
     source_path,
     up_folder,
+    up_process,
 )
+from lab.runs.watched.targets import TRAINING_FILE, Targets
 from lab.testbed import AUTO, Testbed, load_testbed, read_testbed, write_testbed
 from orchestrator.durable import make_folder
 from orchestrator.events.common import Serving, Subject, Unknown
@@ -106,7 +108,9 @@ class Run:
         self.unknown: Counter[tuple[str, str]] = Counter()
         """Events that this version does not know, by (process, kind)."""
         self.serving: dict[str, Serving] = {}
-        """The first lines of the ring's processes, by name."""
+        """The first lines of the processes, by name."""
+        self.targets: Targets | None = None
+        """Where Prometheus is told of a run that joins a ring."""
         self.instrument_states: dict[str, Any] = {}
         self.consented: tuple[str, ...] = ()
         """Simulated users for whom this run consented to the training."""
@@ -165,7 +169,7 @@ class Run:
     def replace(self, role: str, program: tuple[str, ...]) -> None:
         """End the process of a role and have another ``program`` in its place, ready.  Raises ChildError where it does not get so."""
         self.supervisor.replace(role, program)
-        self.supervisor.ready([role], START_TIMEOUT_S, self.note)
+        self.serving |= self.supervisor.ready([role], START_TIMEOUT_S, self.note)
 
     def start_learning(
         self, config: FLConfig, data: Path | None, *, server_state: Path | None = None
@@ -183,6 +187,7 @@ class Run:
         command = ("fl", "server", path, *places, "--config", str(asked))
         self.supervisor.start("fl-server", *command, program=program)
         server = self.supervisor.ready(["fl-server"], START_TIMEOUT_S)["fl-server"]
+        self.serves("fl-server", server)
         if isinstance(server, Listening) and (self.has_ring or self.testbed.fl.server == AUTO):
             self._rewrite(server=server.endpoint)
         self._consent(config, (server_state or self.state) / "fl-server" / config.run_id)
@@ -231,6 +236,8 @@ class Run:
     def note(self, name: str, event: ProcessEvent) -> None:
         """File one event."""
         match event:
+            case Serving():
+                self.serves(name, event)
             case BlockReport() if event.counts(name):
                 self.blocks.append(event)
             case RoundCompleted():
@@ -254,8 +261,17 @@ class Run:
             case Unknown():
                 self.unknown[name, event.kind] += 1
 
+    def serves(self, name: str, first_line: Serving) -> None:
+        """A process has begun to serve."""
+        self.serving[name] = first_line
+        if self.targets is not None:
+            self.targets.tell(self.serving)
+
     def stop(self) -> None:
         """Stop everything in order and collect the last words."""
+        if self.targets is not None:
+            self.targets.close()
+            self.targets = None
         users = list(self.testbed.user_names())
         self.supervisor.stop_all(
             [
@@ -405,6 +421,8 @@ def attached_run(home: Path, logs: Path, *, records: Path) -> Iterator[Run]:
             write_testbed(read_testbed(source), path)
         places = {"secrets": source.parent / SECRETS, "state": source.parent / STATE}
         run = Attached(folder, path, Supervisor(logs, lock), **places)
+        if up_process(source.parent) is not None:
+            run.targets = Targets(up_folder(source.parent) / TRAINING_FILE)
         _gathered_later(run, records)
         with _stopped_at_the_end(run):
             yield run

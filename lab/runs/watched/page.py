@@ -1,10 +1,11 @@
 """``/metrics``, ``/healthz`` and ``/readyz`` of a process, in threads of their own that are never in the way of its work.
 
-``/healthz`` answers as long as the process lives.  ``/readyz`` answers 200 while it does its work, else 503 and why::
+``/healthz`` answers 200 while the process lives and its control loop turns, ``/readyz`` while it does its work; else 503 and why::
 
     {"ready": false, "reasons": ["no link to the hub: nothing listens at the address"]}
 
-A reader has five seconds; more than eight at a time are turned away, so that slow ones take nothing from the role.
+A reader has five seconds for everything, however it dribbles; more than eight at a time are turned away, so that slow ones take
+nothing from the role, and the next have a place soon.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from __future__ import annotations
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -22,7 +25,7 @@ Page = Callable[[str], tuple[str, bytes]]
 """Type and text of the metrics, for the ``Accept`` header of a reader."""
 METRICS, HEALTH, READY = "/metrics", "/healthz", "/readyz"
 READERS = 8
-PATIENCE_S = 5.0
+PATIENCE_S, LOOK_S = 5.0, 0.5
 JSON = "application/json"
 
 
@@ -34,6 +37,8 @@ class _Server(ThreadingHTTPServer):
     def __init__(self, address: tuple[str, int], answer: type[BaseHTTPRequestHandler]) -> None:
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self._places = threading.BoundedSemaphore(READERS)
+        self._began_s: dict[Any, float] = {}
+        """When each reader came who has a place."""
         super().__init__(address, answer)
 
     def server_bind(self) -> None:
@@ -44,6 +49,7 @@ class _Server(ThreadingHTTPServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         if self._places.acquire(blocking=False):
+            self._began_s[request] = time.monotonic()
             super().process_request(request, client_address)
         else:
             self.shutdown_request(request)
@@ -52,7 +58,16 @@ class _Server(ThreadingHTTPServer):
         try:
             super().process_request_thread(request, client_address)
         finally:
+            self._began_s.pop(request, None)
             self._places.release()
+
+    def service_actions(self) -> None:
+        """Called twice a second, and after every reader: whoever takes too long has had its time."""
+        over_s = time.monotonic() - PATIENCE_S
+        for request, began_s in tuple(self._began_s.items()):
+            if began_s < over_s:
+                with suppress(OSError):  # it has just gone
+                    request.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A reader that went away is nobody's error."""
@@ -68,8 +83,9 @@ class MetricsPage:
         host: str,
         port: int,
         option: str = "--metrics",
+        dead: Callable[[], Iterable[str]] = tuple,
     ) -> None:
-        """``unready`` says why the process does not do its work; port 0 is any free one.
+        """``unready`` says why the process does not do its work, ``dead`` why it does not live; port 0 is any free one.
 
         Raises ListenError where the address is taken or not ours, naming ``option``.
         """
@@ -83,13 +99,16 @@ class MetricsPage:
                 if place == METRICS:
                     self._say(200, *page(self.headers.get("Accept", "")))
                 elif place == HEALTH:
-                    self._say(200, JSON, b'{"alive": true}\n')
+                    self._judge("alive", dead())
                 elif place == READY:
-                    reasons = list(unready())
-                    told = {"ready": not reasons, "reasons": reasons}
-                    self._say(503 if reasons else 200, JSON, json.dumps(told).encode() + b"\n")
+                    self._judge("ready", unready())
                 else:
                     self._say(404, "text/plain", b"only /metrics, /healthz and /readyz are here\n")
+
+            def _judge(self, word: str, against: Iterable[str]) -> None:
+                reasons = list(against)
+                told = {word: not reasons, "reasons": reasons}
+                self._say(503 if reasons else 200, JSON, json.dumps(told).encode() + b"\n")
 
             def _say(self, status: int, content_type: str, body: bytes) -> None:
                 self.send_response(status)
@@ -112,7 +131,7 @@ class MetricsPage:
 
     def __enter__(self) -> MetricsPage:
         threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.5}, name="metrics", daemon=True
+            target=self._server.serve_forever, kwargs={"poll_interval": LOOK_S}, name="metrics", daemon=True
         ).start()
         return self
 

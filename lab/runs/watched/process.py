@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lab.runs.addresses import METRICS_OPTION, OFF, host_and_port
-from orchestrator.events.inside import Disk
-from orchestrator.events.learning import AbortRecord, RoundAborted, RoundCompleted, RoundRecord
-from orchestrator.events.status import FL_SERVER, ORCHESTRATOR, BlockReport, LeaseStatus
+from lab.runs.watched.to_come import to_come
+from orchestrator.events.inside import Disk, Loop
 from orchestrator.metrics.book import Metrics
 from orchestrator.metrics.rows import Names
 
@@ -42,34 +41,28 @@ def metrics_of(role: str, testbed: Testbed, state: Path | None) -> Metrics:
     return metrics
 
 
-def to_come(role: str, testbed: Testbed) -> Iterator[object]:
-    """One word of each kind and pair that a role will add up, so that counters stand at 0 before the first."""
-    for first, second in testbed.pairs():
-        if role == first:
-            yield BlockReport(0, 0, first, second, False)
-        elif role == ORCHESTRATOR:
-            yield LeaseStatus(0, 0, first, second, True)
-    if role == FL_SERVER:
-        yield RoundCompleted(RoundRecord(0, 0.0, 0.0, 0, 0, (), "", 0.0, 0.0))
-        yield RoundAborted(AbortRecord(0, "", 0, ()))
-
-
 def disk_of(folder: Path) -> Iterator[Disk]:
     """Room where the role writes; raises OSError."""
     found = os.statvfs(folder)
     yield Disk(found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize)
 
 
-def page_of(metrics: Metrics, listen: str) -> MetricsPage | None:
+def page_of(metrics: Metrics, listen: str, loop: Callable[[], Loop] | None = None) -> MetricsPage | None:
     """The page of a book, which begins to serve when it is entered; None for ``off``.
 
+    ``loop`` says how the control loop of the process stands, which is looked at once the role serves.
     Raises ValueError for what is no address, ListenError for one that cannot be had.
     """
     if listen == OFF:
         return None
     from lab.runs.watched.page import MetricsPage
     from orchestrator.metrics.exposition import Exposition
-    from orchestrator.metrics.readiness import unready
+    from orchestrator.metrics.readiness import hanging, unready
 
+    def dead() -> tuple[str, ...]:
+        return () if loop is None or metrics.serving is None else hanging(loop())
+
+    if loop is not None:
+        metrics.ask(lambda: () if metrics.serving is None else (loop(),))
     host, port = host_and_port(listen, METRICS_OPTION, "127.0.0.1:9464, nor `off`")
-    return MetricsPage(Exposition(metrics).page, lambda: unready(metrics), host, port)
+    return MetricsPage(Exposition(metrics).page, lambda: unready(metrics), host, port, dead=dead)

@@ -38,10 +38,12 @@ from orchestrator.delivery.applications.orders import (
 )
 from orchestrator.delivery.applications.talking import PAUSE_S, Connect, Talk, nothing
 from orchestrator.delivery.key_desk import DeliveredKey, KeysUnavailableError
+from orchestrator.events.status import pair_name
 from orchestrator.keystore.errors import AgreementError, KeyStoreError, LaneShortError
 from orchestrator.keystore.lanes import Range
 from orchestrator.keystore.store import KeyStore
 from orchestrator.keystore.windows import WindowGoneError
+from orchestrator.log_context import now_about
 from orchestrator.one_time_tags import TAG_KEY_BITS, one_time_tag
 from orchestrator.randomness import RandomBytes, random_bytes
 from orchestrator.secret import SecretBits
@@ -170,6 +172,7 @@ class KeyGiver:
     # -- the thread --------------------------------------------------------------------------------
 
     def _work(self) -> None:
+        now_about(pair=pair_name(self._store.ends(self.peer)))
         while not self._stop.is_set():
             self._gather()
             self._expire()

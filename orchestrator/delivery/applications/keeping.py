@@ -38,6 +38,7 @@ from orchestrator.delivery.key_desk import (
     KeysUnavailableError,
     WrongCallerError,
 )
+from orchestrator.events.status import pair_name
 from orchestrator.keystore.errors import KeyStoreError, RefusedError
 from orchestrator.keystore.lanes import Range
 from orchestrator.keystore.reserving import Accept, Offer
@@ -45,6 +46,7 @@ from orchestrator.keystore.steps import Expect
 from orchestrator.keystore.store import KeyStore
 from orchestrator.keystore.tagged import TaggedChannel
 from orchestrator.keystore.windows import LeasedKey, Use, WindowGoneError
+from orchestrator.log_context import now_about
 from orchestrator.one_time_tags import one_time_tag_fits
 from orchestrator.protocols.epsilons import forgery_bound
 from orchestrator.secret import SecretBits
@@ -243,6 +245,7 @@ class KeyKeeper:
         runtime.spawn(self._listen, peer, channel, name=f"keep-{peer}")
 
     def _listen(self, peer: str, channel: Channel) -> None:
+        now_about(pair=pair_name(self._store.ends(peer)))
         tagged = TaggedChannel(self._store, channel, peer)
         wanted = Expect(plain=(Announce, Where, Links), tagged=(Offer,))
         while not self._stop.is_set() and self._newest.get(peer) is channel:

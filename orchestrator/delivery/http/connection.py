@@ -53,6 +53,7 @@ from orchestrator.delivery.key_desk import (
 )
 from orchestrator.events.delivery import (
     DeliveryEvent,
+    Fault,
     KeyCallerTurnedAway,
     KeyRequestAnswered,
     KeyServerFault,
@@ -314,7 +315,7 @@ class Connection(asyncio.Protocol):
         else:
             self._send(200, answer, n_keys=n_keys)
 
-    def _fail(self, what: str, error: Exception) -> None:
+    def _fail(self, what: Fault, error: Exception) -> None:
         self._house.tell(KeyServerFault(what, type(error).__name__))
         self._refuse(KeyRequestRefusedError(503, SERVER_FAILED))
 

@@ -24,12 +24,14 @@ from lab.dashboard.board import Board
 from lab.dashboard.calibrated import OWN
 from lab.dashboard.machine_watch import ENTRIES_SHOWN, MachineWatch
 from lab.interlock.latch import Cause, keep_causes
+from lab.key_delivery import Application
 from lab.light_of import pair_light
 from lab.runs.testbeds.machine import Machine
 from lab.testbed import load_testbed, read_testbed
 from orchestrator.protocols.block_planning import plan_for
 from orchestrator.wire.attack_control import AttackShown
-from orchestrator.wire.control_socket import ControlSocket
+from orchestrator.wire.control_socket import ControlSocket, Keys, PairKeys, Reply, Request, ShowKeys
+from orchestrator.wire.key_control import SaeUse, Use
 from orchestrator.wire.queue_control import QueueRow, QueueShown
 
 PAIR = ("alice", "bob")
@@ -111,6 +113,33 @@ def test_a_users_own_values_are_shown_to_this_machine_alone_and_a_stale_one_says
     told = open_to_all.get("calibration/alice/v_pi_v")
     assert (told["value"], told["uncertainty"], told["withheld"]) == (None, None, OWN)
     assert "4.625" not in open_to_all.since(0)[1]
+
+
+def test_books_and_use_are_of_nodes_that_run_and_use_is_for_this_machine_alone(machine: Machine) -> None:
+    def answer(request: Request) -> Reply:
+        if isinstance(request, ShowKeys):
+            pair = PairKeys("bob", 0, 0, {"mask": 800}, 1000, 100, 60, 40, {"sec": 1e-10, "total": 2e-10})
+            return Keys("alice", [pair])
+        return Use("alice", [SaeUse("app1", "bob", "master", 2, 512, 512)])
+
+    served = {"app1": Application(user="alice", bits_per_day=9000)}
+    machine.testbed = machine.testbed.model_copy(update={"sae": served})
+    folder = machine.folder("alice")
+    folder.mkdir(parents=True)
+    here, own = watched(machine)
+    elsewhere, open_to_all = watched(machine, alone=False)
+    with ControlSocket(folder, answer):
+        read(here, "keys")
+        read(elsewhere, "keys")
+    for board in (own, open_to_all):
+        ((_, value),) = [(key, board.get(key)) for key in board.keys("books/")]
+        assert (value[0]["peer"], value[0]["burnt"], value[0]["epsilons"]["sec"]) == ("bob", 40, 1e-10)
+    assert own.get("use/alice")[0]["bits"] == 512
+    assert own.get("use/alice")[0]["quota_bits"] == 9000
+    assert not open_to_all.keys("use/")
+    read(here, "keys")
+    assert not own.keys("books/")
+    assert not own.keys("use/")
 
 
 def test_interlocks_of_roles_that_have_their_folder_here(machine: Machine) -> None:

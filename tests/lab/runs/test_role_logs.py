@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import logging
 import re
+import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from drivers.guard_process import JsonLines
 from lab.runs.roles.logs import JsonFormatter
 from lab.runs.roles.runtime import Runtime
 from lab.runs.testbeds.folder import template_path
@@ -56,3 +59,70 @@ def test_what_a_role_prints_is_the_struct_that_it_told_and_its_first_line_names_
     assert events == [first, FAILED, Alarm("store", "full"), LightProgress("alice", "bob", 8, 16, 1, 2.0)]
     logged = [event for record in caplog.records if (event := getattr(record, "event", None)) is not None]
     assert logged == events[:3], "mere progress fills no log"
+
+
+CARELESS = """
+import logging, sys, threading, warnings
+from lab.runs.roles.logs import set_up_logging, told_at_the_end
+from orchestrator.events.status import BlockReport
+set_up_logging("alice")
+log = logging.getLogger("careless")
+
+class Unspeakable:
+    def __str__(self):
+        raise RuntimeError("no words")
+
+class Dying:
+    def __del__(self):
+        raise RuntimeError("too late")
+
+def fails():
+    raise RuntimeError("in a thread")
+
+log.info("%s", Unspeakable())
+log.info("%d", "no number")
+log.info("a block", extra={"event": BlockReport(1, 2, "alice", "bob", False, qber=float("nan"))})
+log.info("two\\nlines \\ud800 \\x1b[31m")
+warnings.warn("of a library")
+thread = threading.Thread(target=fails, name="worker")
+thread.start()
+thread.join()
+dying = Dying()
+del dying
+try:
+    fails()
+except RuntimeError as error:
+    told_at_the_end("unexpected", error)
+log.info("the end")
+"""
+
+
+def test_every_line_is_json_whatever_fails() -> None:
+    ran = subprocess.run([sys.executable, "-c", CARELESS], capture_output=True, text=True, timeout=60)
+    assert ran.returncode == 0, ran.stderr
+    lines = [json.loads(line, parse_constant=pytest.fail) for line in ran.stderr.splitlines()]
+    assert all(set(line) >= {"time", "level", "role", "version", "logger", "message"} for line in lines)
+    said = [line["message"] for line in lines]
+    assert said[0] == "<Unspeakable, which cannot be shown: RuntimeError>"
+    assert lines[2]["event"]["qber"] is None
+    assert (lines[2]["pair"], lines[2]["session"]) == ("alice-bob", "1/2")
+    assert "UserWarning: of a library" in said[4]
+    assert "the thread worker has failed" in said[5]
+    assert "RuntimeError: too late" in lines[6]["trace"]
+    assert "RuntimeError: in a thread" in lines[7]["trace"]
+    assert said[8:] == ["the end"]
+
+
+def test_a_role_that_cannot_start_says_so_in_a_line_of_its_log(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "lab.cli.main", "relay", str(tmp_path / "nowhere"), "--json"]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    (line,) = (json.loads(each) for each in ran.stderr.splitlines())
+    assert (ran.returncode, line["role"], line["level"]) == (2, "relay", "critical")
+    assert "nowhere" in line["message"]
+    assert "trace" not in line
+
+
+def test_the_guard_of_a_role_logs_as_the_role_does() -> None:
+    record = logging.LogRecord("drivers.guard", logging.WARNING, "", 0, "%s are safe", ("they",), None)
+    role, guard = (json.loads(each("relay").format(record)) for each in (JsonFormatter, JsonLines))
+    assert guard == role

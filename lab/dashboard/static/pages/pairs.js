@@ -1,6 +1,7 @@
 // Pairs: one figure of every pair as a matrix of users, everything of each pair as a table, stock per lane, and the planner's key
 // rate against loss with what was measured.
 
+import { books } from "/static/books.js";
 import { chart } from "/static/chart.js";
 import { each, grid, h, row, say, tell } from "/static/dom.js";
 import { ago, pairName, percent, quantity, short } from "/static/format.js";
@@ -39,6 +40,7 @@ export function mount(root, store) {
   const points = h("tbody");
   const canvas = h("div");
   const drawn = trend(store);
+  const kept = books(store);
   const laneTable = grid("Stock per lane: the smaller of both ends", ["pair"], lanes, {});
   const laneHead = laneTable.querySelector("thead tr");
   root.replaceChildren(h("h1", {}, "Pairs"),
@@ -46,7 +48,7 @@ export function mount(root, store) {
     h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Matrix of users" },
       h("table", { class: "matrix" }, h("caption", { class: "quiet" }, "Matrix of users"), h("thead", {}, users), matrix)),
     h("p", { class: "note" }, WORDS),
-    grid("Each pair", ["pair", ...FIGURES.map(([title]) => title)], rows), laneTable,
+    grid("Each pair", ["pair", ...FIGURES.map(([title]) => title)], rows), laneTable, kept.element,
     h("h2", {}, "One pair"), h("p", {}, h("label", {}, "Pair ", choice)), drawn.element, h("h2", {}, "Key rate against loss"), canvas, notes,
     h("details", {}, h("summary", {}, "The same as a table"), grid("Key rate against loss", ["what", "loss of both arms (dB)", "secret bits per second of light", "QBER"], points, {})));
   const plot = chart(canvas, {
@@ -60,6 +62,7 @@ export function mount(root, store) {
     drawMatrix(users, matrix, store.get("testbed")?.users ?? [], all, shown);
     each(rows, all, ({ name }) => name, () => row(FIGURES.length), (line, one) => tell(line, [one.name, ...FIGURES.map(([, text]) => text(one))]));
     drawLanes(laneHead, lanes, all);
+    kept.update();
     each(choice, all, ({ name }) => name, ({ name }) => h("option", { value: name }, name), () => {});
     const chosen = all.find(({ name }) => name === choice.value) ?? all[0];
     if (!chosen) return;
