@@ -21,8 +21,13 @@ if TYPE_CHECKING:
     from lab.consistency import Mistake
     from lab.testbed import Testbed
 
-SAE_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$"
+SAE_ID_CHARACTERS = 63
+SAE_ID_PATTERN = rf"^[A-Za-z0-9][A-Za-z0-9_-]{{0,{SAE_ID_CHARACTERS - 1}}}$"
 """What stands in a path, in a common name (at most 64 characters, RFC 5280) and in the name of a folder alike."""
+SAE_ID_RULE = f"letters, digits, - and _, at most {SAE_ID_CHARACTERS}, a letter or digit first"
+"""The same in words."""
+AUTHORITY_FOLDER, SAE_FOLDER_PREFIX = "authority", "sae-"
+"""Folders among the secrets that are no user's: the authority's, and those of applications before their SAE ids."""
 SaeId = Annotated[str, Field(pattern=SAE_ID_PATTERN)]
 Size = Annotated[int, Field(ge=8, le=2**20, multiple_of=8)]
 """Of a key, in bits; keys travel as whole bytes."""
@@ -103,7 +108,7 @@ def delivery_mistakes(testbed: Testbed) -> Iterator[Mistake]:
             f"{SHARE_FOR_APPLICATIONS}",
         )
     for index, user in enumerate(testbed.users):
-        if user.name == "authority" or user.name.startswith("sae-"):
+        if user.name == AUTHORITY_FOLDER or user.name.startswith(SAE_FOLDER_PREFIX):
             yield (
                 f"users[{index}].name",
                 f"a user cannot be called {user.name!r}: secrets of others lie in that folder",

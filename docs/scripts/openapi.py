@@ -13,9 +13,9 @@ from typing import Any
 
 from lab.key_delivery import SAE_ID_PATTERN, KeyDelivery
 from orchestrator.delivery.http.asks import BASE, ENDPOINTS
+from orchestrator.delivery.key_desk import KEY_ID_PATTERN
 
 PAGE = Path(__file__).resolve().parents[1] / "etsi014.openapi.json"
-UUID = "^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$"
 Plain = dict[str, Any]
 
 SUMMARIES = {
@@ -72,7 +72,7 @@ def schemas(rules: KeyDelivery) -> Plain:
         **{name: whole(8, multipleOf=8) for name in bits},
         "max_SAE_ID_count": whole(0),
     }
-    key_id = text(format="uuid", pattern=UUID)
+    key_id = text(format="uuid", pattern=f"^{KEY_ID_PATTERN}$")
     free = {"type": "object"}
     return {
         "Status": record([*status], **status, status_extension=extension),

@@ -16,7 +16,6 @@ from lab.calibration.finding import Finding
 from lab.cli.compare import ComparedRun
 from lab.cli.data import DataRow
 from lab.cli.train_options import ROWS, Asked
-from lab.runs.attacks.control import AttackRow
 from lab.runs.doctor import Row
 from lab.runs.first_contact.against_driver import DriverReport
 from lab.runs.first_contact.against_twin import TwinReport
@@ -24,6 +23,7 @@ from lab.runs.keygen import BlockRow
 from lab.scanning import Found
 from orchestrator.wire.attack_control import AttackShown
 from orchestrator.wire.control_socket import InterlockState
+from sim_backends.attacks.table import AttackRow
 
 Number: TypeAlias = float | int | None
 
@@ -161,6 +161,8 @@ class Certificate(TypedDict):
     state: str
     revoked: str | None
     hosts: list[str]
+    address: str | None
+    """Where applications reach the node, as the testbed file says; null where the node chooses."""
     bits_per_day: int | None
     requests_per_s: float | None
 

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 import typer
 
 from lab.cli.options import show
-from lab.key_delivery import SAE_ID_PATTERN
+from lab.key_delivery import SAE_FOLDER_PREFIX, SAE_ID_PATTERN, SAE_ID_RULE
 from lab.runs.certificates.authority import CERTIFICATE_FILE as AUTHORITY_CERTIFICATE
 from lab.runs.certificates.authority import KEY_FILE as AUTHORITY_KEY
 from lab.runs.certificates.authority import REVOKED_FILE as AUTHORITY_LIST
 from lab.runs.certificates.authority import Authority, Issued
 from lab.runs.certificates.here import (
-    SAE_PREFIX,
+    address_of_node,
     authority_folder,
     certify,
     held_by_application,
@@ -87,10 +87,8 @@ def request_certificate(
         hosts = [*hosts_of_node(place.testbed, name), *hosts]
     else:
         if not re.fullmatch(SAE_ID_PATTERN, name):
-            raise ValueError(
-                f"{name!r} is no SAE id: letters, digits, - and _, at most 63, a letter or digit first"
-            )
-        held = Held.by_application(name, out or Path(f"{SAE_PREFIX}{name}"))
+            raise ValueError(f"{name!r} is no SAE id: {SAE_ID_RULE}")
+        held = Held.by_application(name, out or Path(f"{SAE_FOLDER_PREFIX}{name}"))
     mark = make_request(held, hosts)
     echo(f"private key: {held.next_key} (0600); it stays on this machine")
     echo(
@@ -152,7 +150,7 @@ def install_file(path: Path, testbed: Path, to: Path | None, *, yes: bool) -> in
         place.testbed.user(came.name)
         held = held_by_node(place.secrets, came.name)
     else:
-        held = Held.by_application(came.name, to or Path(f"{SAE_PREFIX}{came.name}"))
+        held = Held.by_application(came.name, to or Path(f"{SAE_FOLDER_PREFIX}{came.name}"))
     if is_strange(held, came.authority):
         echo(f"authority:   {fingerprint(public_key(came.authority))}")
         if not yes and not typer.confirm("Is this what `qunetlab sae approve` said of the authority?"):
@@ -327,10 +325,11 @@ def _check_fresh(authority: Authority, name: str, holder: Holder, mark: str, at:
 
 def _row(testbed: Testbed, each: Issued, at: datetime) -> Certificate:
     entry = testbed.sae.get(each.name) if each.holder is Holder.SAE else None
+    user = each.name if each.holder is Holder.KME else entry.user if entry else None
     return {
         "name": each.name,
         "holder": each.holder.name.lower(),
-        "user": (entry.user if entry else None) if each.holder is Holder.SAE else each.name,
+        "user": user,
         "serial": numbered(each.serial),
         "fingerprint": fingerprint(each.key),
         "expires": each.until.isoformat(),
@@ -338,6 +337,7 @@ def _row(testbed: Testbed, each: Issued, at: datetime) -> Certificate:
         "state": "revoked" if each.revoked else "valid" if each.holds(at) else "expired",
         "revoked": each.revoked.isoformat() if each.revoked else None,
         "hosts": each.hosts,
+        "address": address_of_node(testbed, user) if user in testbed.user_names() else None,
         "bits_per_day": entry.bits_per_day if entry else None,
         "requests_per_s": entry.requests_per_s if entry else None,
     }
@@ -355,6 +355,8 @@ def _line(row: Certificate) -> str:
         if row["holder"] == "kme"
         else f"{row['name']} at {row['user'] or 'no user of the file'}"
     )
+    if row["address"]:
+        who += f", {row['address']}"
     quota = ""
     if row["bits_per_day"] is not None:
         quota = (
@@ -379,4 +381,4 @@ def _served(testbed: Testbed, name: str, holder: Holder) -> str:
 
 
 def _prefix(holder: Holder) -> str:
-    return "kme-" if holder is Holder.KME else SAE_PREFIX
+    return "kme-" if holder is Holder.KME else SAE_FOLDER_PREFIX

@@ -177,9 +177,14 @@ def numbered(serial: int) -> str:
 
 
 def check_issued(
-    certificate: x509.Certificate, authority: x509.Certificate, holder: Holder, at: datetime, place: str
+    certificate: x509.Certificate,
+    authority: x509.Certificate,
+    name: str,
+    holder: Holder,
+    at: datetime,
+    place: str,
 ) -> None:
-    """Raise CertificateError unless ``authority`` issued it for such a holder, and it is valid ``at`` that time."""
+    """Raise CertificateError unless ``authority`` issued it for such a holder of that name, and it is valid ``at`` that time."""
     try:
         certificate.verify_directly_issued_by(authority)
     except (ValueError, TypeError, InvalidSignature):
@@ -200,6 +205,8 @@ def check_issued(
                 f"{place}: {what} expired on {one.not_valid_after_utc:%Y-%m-%d}; `qunetlab sae renew` on the machine where "
                 "certificates are approved makes another"
             )
+    if (found := common_name(certificate.subject)) != name:
+        raise CertificateError(f"{place} is the certificate of {found!r}, not of {name}")
 
 
 def check_pair(certificate: x509.Certificate, key: PrivateKey, place: str) -> None:
@@ -209,6 +216,16 @@ def check_pair(certificate: x509.Certificate, key: PrivateKey, place: str) -> No
             f"{place}: certificate and private key are no pair; install the certificate that was made for this key, or "
             "make another key with `qunetlab sae request`"
         )
+
+
+def read_held(
+    certificate: Path, key: Path, authority: Path, name: str, holder: Holder, at: datetime
+) -> tuple[x509.Certificate, x509.Certificate]:
+    """The certificate of a holder and its authority's, once both and the private key may be used; CertificateError."""
+    own, issuer = read_certificate(certificate), read_certificate(authority)
+    check_issued(own, issuer, name, holder, at, str(certificate))
+    check_pair(own, read_key(key), str(certificate))
+    return own, issuer
 
 
 # -- revoked ones -----------------------------------------------------------------------------------------------------
@@ -306,10 +323,6 @@ class NodeCertificates:
                 f"{path} is missing: {user}'s node has no certificate to serve applications with; make one with `qunetlab sae "
                 f"request {user} --kme`, or `qunetlab sae authority` on the machine where certificates are approved"
             )
-        certificate, authority = read_certificate(path), read_certificate(authority_path)
-        check_issued(certificate, authority, Holder.KME, at or utc_now(), str(path))
-        if (name := common_name(certificate.subject)) != user:
-            raise CertificateError(f"{path} is the certificate of {name!r}, not of {user}")
-        check_pair(certificate, read_key(key), str(path))
+        certificate, authority = read_held(path, key, authority_path, user, Holder.KME, at or utc_now())
         revoked = RevokedCertificates(folder / REVOKED_FILE, authority)
         return cls(path, key, authority_path, certificate.not_valid_after_utc, revoked)

@@ -15,6 +15,11 @@ from orchestrator import runtime
 from orchestrator.events.delivery import RefusedFor
 from orchestrator.secret import SecretBits
 
+KEY_ID_PATTERN = r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
+"""A key's id is a UUID (section 6.3)."""
+NOT_FOUND = "one or more keys specified are not found on KME"
+"""The standard's words (section 5.3) for a key that is unknown or already delivered."""
+
 
 class KeyDeskError(Exception):
     """Base: the desk refuses; the text is for the caller and holds no key."""
@@ -90,4 +95,7 @@ class KeyDesk(Protocol):
     def dec_keys(
         self, caller: str, master: str, key_ids: Sequence[str]
     ) -> runtime.Future[list[DeliveredKey]]:
-        """The keys that ``master`` shared with ``caller``, each once, all or none; in the order asked for."""
+        """The keys that ``master`` shared with ``caller``, each once, all or none; in the order asked for.
+
+        ``key_ids`` as the caller wrote them; what is no id, stands twice, or is too much is refused.
+        """

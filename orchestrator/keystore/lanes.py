@@ -168,6 +168,21 @@ def covers(wanted: Range, stored: Iterable[Range]) -> bool:
     return reached >= wanted.end
 
 
+def places(runs: Iterable[Range], sizes: Iterable[int]) -> list[Range] | None:
+    """Where ranges of these sizes fit in ``runs``, one after the other and none over a gap; None if they do not."""
+    rest = iter(runs)
+    run = next(rest, None)
+    found: list[Range] = []
+    for size in sizes:
+        while run is not None and run.n_bits < size:
+            run = next(rest, None)
+        if run is None:
+            return None
+        found.append(Range(run.start, size))
+        run = Range(run.start + size, run.n_bits - size)
+    return found
+
+
 @dataclass(frozen=True)
 class Ledger:
     """What became of every bit shared with a peer; invariant I9 says that the books balance.

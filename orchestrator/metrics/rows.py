@@ -12,7 +12,6 @@ Sample: TypeAlias = tuple[tuple[str, ...], float]
 """Values of a metric's labels, in their order, and the number itself."""
 OTHER = "other"
 """In the place of a name that is not one of this testbed's."""
-KINDS = ("gauge", "total", "adds")
 
 
 @dataclass(frozen=True)

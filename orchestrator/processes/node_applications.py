@@ -9,15 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, date, datetime
+from functools import partial
 
 from lab.testbed import Testbed
 from orchestrator import runtime
-from orchestrator.delivery.applications.announcing import TOPIC_PREFIX
-from orchestrator.delivery.applications.giving import KeyGiver
-from orchestrator.delivery.applications.keeping import KeyKeeper
-from orchestrator.delivery.applications.office import KeyOffice
+from orchestrator.delivery.applications.desk import NodeKeyDesk
+from orchestrator.delivery.applications.master_end import MasterEnd
+from orchestrator.delivery.applications.messages import TOPIC_PREFIX
 from orchestrator.delivery.applications.relaying import KeyRelay
-from orchestrator.delivery.applications.routes import Ways
+from orchestrator.delivery.applications.routes import Routes
+from orchestrator.delivery.applications.slave_end import SlaveEnd
 from orchestrator.events.delivery import DeliveryEvent, KeysRefused
 from orchestrator.hub.agent import Agent
 from orchestrator.keystore.lanes import Lane, SplitRule
@@ -62,11 +63,11 @@ class NodeApplications:
         )
         self._on_change: Callable[[], None] = lambda: None
         self._reported_s = runtime.now()
-        self._givers = {
-            peer: KeyGiver(
+        self._master_ends = {
+            peer: MasterEnd(
                 store,
                 peer,
-                lambda peer=peer: self._connect(peer),  # type: ignore[misc]
+                partial(self._connect, peer),
                 today=today,
                 key_waits_s=rules.key_waits_s,
             )
@@ -74,63 +75,63 @@ class NodeApplications:
         }
         self.relay = KeyRelay(
             store,
-            self._givers,
+            self._master_ends,
             user_of=lambda sae: testbed.sae[sae].user if sae in testbed.sae else None,
             present=self._present,
             today=today,
             key_waits_s=rules.key_waits_s,
         )
-        self.keeper = KeyKeeper(
+        self.slave_end = SlaveEnd(
             store,
-            lambda sae: self.office.serves(sae),
+            lambda sae: self.desk.serves(sae),
             today=today,
             most_per_sae=rules.max_waiting_keys,
             key_waits_s=rules.key_waits_s,
             relay=self.relay if rules.relay else None,
         )
-        self.office = KeyOffice(
+        self.desk = NodeKeyDesk(
             name,
             rules,
             testbed.sae,
             store,
-            self._givers,
-            self.keeper,
+            self._master_ends,
+            self.slave_end,
             today=today,
             tell=self._happened,
-            ways=Ways(name, self._givers, self._present) if rules.relay else None,
+            routes=Routes(name, self._master_ends, self._present) if rules.relay else None,
         )
 
     def start(self, on_change: Callable[[], None]) -> None:
         """Serve; ``on_change`` is called now and then while stocks change."""
         self._on_change = on_change
         if self.peers:
-            self.keeper.start()
-            for giver in self._givers.values():
-                giver.start()
+            self.slave_end.start()
+            for master_end in self._master_ends.values():
+                master_end.start()
 
     def close(self) -> None:
         """Stop; requests that wait fail."""
         if self.peers:
-            for giver in self._givers.values():
-                giver.close()
-            self.keeper.close()
+            for master_end in self._master_ends.values():
+                master_end.close()
+            self.slave_end.close()
 
     def offered(self, peer: str, topic: str) -> bool:
         """Whether a topic that ``peer`` opened is about keys for applications; then it is served."""
-        if not topic.startswith(TOPIC_PREFIX) or peer not in self._givers:
+        if not topic.startswith(TOPIC_PREFIX) or peer not in self._master_ends:
             return False
-        self.keeper.listen(peer, self._agent.channel(peer, topic))
+        self.slave_end.listen(peer, self._agent.channel(peer, topic))
         return True
 
     def free_bits(self, peer: str) -> int:
         """What applications may still have of this node's lane with ``peer``."""
-        return self._givers[peer].free_bits() if peer in self._givers else 0
+        return self._master_ends[peer].free_bits() if peer in self._master_ends else 0
 
     def wanted(self, peer: str) -> int:
         """The stock of masks with ``peer``, in bits, up to which the ring should make key for applications; 0 if enough."""
-        if peer not in self._givers:
+        if peer not in self._master_ends:
             return 0
-        short = self._rules.stock_bits - self._givers[peer].free_bits()
+        short = self._rules.stock_bits - self._master_ends[peer].free_bits()
         if short <= 0:
             return 0
         block = {part.lane: part.n_bits for part in self._store.split.parts(1 << 20)}

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lab.testbed import AUTO, Testbed
-from orchestrator.delivery.applications.office import KeyOffice
+from orchestrator.delivery.applications.desk import NodeKeyDesk
 from orchestrator.delivery.certificates import CertificateError, NodeCertificates
 from orchestrator.delivery.http.server import KeyServer, KeyServerError
 from orchestrator.events.delivery import (
@@ -32,7 +32,7 @@ OWN_MACHINE = "127.0.0.1:0"
 def serving(
     testbed: Testbed,
     name: str,
-    office: KeyOffice,
+    desk: NodeKeyDesk,
     secrets_dir: Path,
     tell: Callable[[DeliveryEvent], None],
 ) -> Iterator[str]:
@@ -50,9 +50,9 @@ def serving(
     listen = testbed.user(name).etsi014
     try:
         server = KeyServer(
-            office,
+            desk,
             certificates=NodeCertificates.load(secrets_dir, name),
-            known=office.serves,
+            known=desk.serves,
             listen=OWN_MACHINE if listen == AUTO else listen,
             tell=told,
         )

@@ -165,7 +165,7 @@ def run_node(
             control = NodeControl(testbed, store, node.workers, service.gate, node.alarms, deliveries)
             watches = [sensor_watch(testbed, name, owned.sensors, light.is_in_ring)]
             with (
-                serving(testbed, name, applications.office, secrets_dir, book.tell) as etsi014,
+                serving(testbed, name, applications.desk, secrets_dir, book.tell) as etsi014,
                 ControlSocket(state_dir, control, NODE_ERRORS),
                 watching(interlock, watches),
             ):

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from sim_backends.attacks.light import Eavesdropper
 
 
-@dataclass(frozen=True)
-class Attack:
-    """``strength`` is of ``unit``, from ``least`` to ``most``, ``usual`` where none is named."""
+@dataclass(frozen=True, kw_only=True)
+class AttackRow:
+    """An attack in words and numbers: what it does, what is promised of it, and what its ``strength`` is, in ``unit``."""
 
     name: str
     title: str
@@ -23,13 +23,20 @@ class Attack:
     strength: str
     unit: str
     usual: float
+    """Strength where none is named."""
     least: float
     most: float
     source: str
+    role: str
+    """The process whose place it takes; empty for an attack on light."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attack(AttackRow):
+    """An attack and who carries it."""
+
     light: Callable[[float], Eavesdropper] | None = None
     """What stands at the fibre; None for an attack of a process."""
-    role: str = ""
-    """The process whose place it takes."""
 
     def checked(self, strength: float | None) -> float:
         """The strength, or the usual one; raises ValueError outside its limits."""
@@ -58,6 +65,7 @@ ATTACKS: tuple[Attack, ...] = (
         least=1.0,
         most=90.0,
         source="Beam splitting: Bennett et al., J. Cryptology 5, 3 (1992). Bound: docs/formulas.md.",
+        role="",
         light=lambda percent: Eavesdropper(tapped=percent / 100),
     ),
     Attack(
@@ -73,6 +81,7 @@ ATTACKS: tuple[Attack, ...] = (
         least=0.1,
         most=100.0,
         source="Bennett and Brassard (1984); 25 % error: Bennett et al., J. Cryptology 5, 3 (1992).",
+        role="",
         light=lambda percent: Eavesdropper(resent=percent / 100),
     ),
     Attack(
@@ -88,6 +97,7 @@ ATTACKS: tuple[Attack, ...] = (
         least=0.1,
         most=20.0,
         source="Trojan horse: Gisin et al., Phys. Rev. A 73, 022320 (2006).",
+        role="",
         light=lambda db: Eavesdropper(brighter_db=db),
     ),
     Attack(

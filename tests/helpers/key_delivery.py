@@ -1,9 +1,9 @@
-"""Two nodes' key delivery over channels in memory: stores with key, giving and keeping ends, offices."""
+"""Two nodes' key delivery over channels in memory: stores with key, both ends of key delivery, desks."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,10 @@ import numpy as np
 
 from lab.key_delivery import Application, KeyDelivery
 from orchestrator import runtime
-from orchestrator.delivery.applications.giving import KeyGiver
-from orchestrator.delivery.applications.keeping import KeyKeeper
-from orchestrator.delivery.applications.office import KeyOffice
+from orchestrator.delivery.applications.desk import NodeKeyDesk
+from orchestrator.delivery.applications.master_end import MasterEnd
+from orchestrator.delivery.applications.slave_end import SlaveEnd
+from orchestrator.delivery.key_desk import DeliveredKey
 from orchestrator.keystore.lanes import SplitRule
 from orchestrator.keystore.reconcile import reconcile_pending
 from orchestrator.keystore.sealing import Kek
@@ -31,6 +32,34 @@ Meddle = Callable[[str, int, bytes], bytes | None]
 
 def honest(_: str, __: int, payload: bytes) -> bytes | None:
     return payload
+
+
+def meet(stores: Mapping[str, KeyStore], first: str, second: str) -> None:
+    """The two stores are compared, as the workers of the pair do."""
+    ends = dict(zip((first, second), memory_channel_pair(), strict=True))
+
+    def one(name: str, peer: str) -> None:
+        store = stores[name]
+        with store.letters(peer).meeting:
+            reconcile_pending(store, ends[name], store.pair_end(peer), peer, 10.0)
+
+    with ThreadPoolExecutor(2) as both:
+        for done in [both.submit(one, first, second), both.submit(one, second, first)]:
+            done.result()
+
+
+def same(given: Sequence[DeliveredKey], fetched: Sequence[DeliveredKey]) -> bool:
+    """Whether both ends were given the same keys under the same ids, in the same order."""
+    return [key.key_id for key in given] == [key.key_id for key in fetched] and all(
+        one.key.same_as(other.key) for one, other in zip(given, fetched, strict=True)
+    )
+
+
+def balanced(stores: Mapping[str, KeyStore]) -> bool:
+    """Whether the books of every pair account for every bit (I9), at either end."""
+    return bool(stores) and all(
+        store.ledger(peer).balanced for store in stores.values() for peer in store.peers()
+    )
 
 
 class Meddled:
@@ -68,9 +97,9 @@ class KeyWorld:
         self.told: list[Any] = []
         self.opened: list[tuple[str, str]] = []
         self.stores: dict[str, KeyStore] = {}
-        self.givers: dict[str, KeyGiver] = {}
-        self.keepers: dict[str, KeyKeeper] = {}
-        self.offices: dict[str, KeyOffice] = {}
+        self.master_ends: dict[str, MasterEnd] = {}
+        self.slave_ends: dict[str, SlaveEnd] = {}
+        self.desks: dict[str, NodeKeyDesk] = {}
         rng = np.random.default_rng(1)
         secrets = rng.bytes(8192), rng.bytes(8192)
         for name, peer, end in (("alice", "bob", "first"), ("bob", "alice", "second")):
@@ -96,41 +125,41 @@ class KeyWorld:
         for name in names or ("alice", "bob"):
             peer = self.peer(name)
             store = self.stores[name] = KeyStore.open(self.path(name), name, KEK)
-            keeper = self.keepers[name] = KeyKeeper(
+            slave_end = self.slave_ends[name] = SlaveEnd(
                 store,
                 lambda sae, name=name: sae in self.saes and self.saes[sae].user == name,  # type: ignore[misc]
                 today=lambda: 20000,
                 most_per_sae=self.rules.max_waiting_keys,
                 key_waits_s=self.rules.key_waits_s,
             )
-            giver = self.givers[name] = KeyGiver(
+            master_end = self.master_ends[name] = MasterEnd(
                 store,
                 peer,
                 lambda name=name: self._connect(name),  # type: ignore[misc]
                 today=lambda: 20000,
                 key_waits_s=self.rules.key_waits_s,
             )
-            self.offices[name] = KeyOffice(
+            self.desks[name] = NodeKeyDesk(
                 name,
                 self.rules,
                 self.saes,
                 store,
-                {peer: giver},
-                keeper,
+                {peer: master_end},
+                slave_end,
                 today=lambda: 20000,
                 tell=self.told.append,
             )
-            keeper.start()
-            giver.start()
+            slave_end.start()
+            master_end.start()
         return self
 
     def _connect(self, name: str) -> Channel | None:
         peer = self.peer(name)
-        if self.cut or peer not in self.keepers:
+        if self.cut or peer not in self.slave_ends:
             return None
         ours, theirs = memory_channel_pair()
         self.opened.append((name, peer))
-        self.keepers[peer].listen(name, Meddled(theirs, peer, self))
+        self.slave_ends[peer].listen(name, Meddled(theirs, peer, self))
         return Meddled(ours, name, self)
 
     def deaf(self) -> Channel:
@@ -139,25 +168,12 @@ class KeyWorld:
 
     def meet(self) -> None:
         """The two stores are compared, as the workers of the pair do."""
-        ends = dict(zip(("alice", "bob"), memory_channel_pair(), strict=True))
-        results: dict[str, Any] = {}
-
-        def one(name: str) -> None:
-            store, peer = self.stores[name], self.peer(name)
-            with store.letters(peer).meeting:
-                results[name] = reconcile_pending(store, ends[name], store.pair_end(peer), peer, 10.0)
-
-        threads = [threading.Thread(target=one, args=(name,)) for name in ends]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert len(results) == 2
+        meet(self.stores, "alice", "bob")
 
     def stop(self, *names: str) -> None:
         for name in names or tuple(self.stores):
-            self.givers.pop(name).close()
-            self.keepers.pop(name).close()
+            self.master_ends.pop(name).close()
+            self.slave_ends.pop(name).close()
             self.stores.pop(name).close()
 
     def __enter__(self) -> KeyWorld:
@@ -169,7 +185,7 @@ class KeyWorld:
         self.stop()
 
     def give(self, number: int = 1, bits: int | None = None, slave: str = "app2") -> list[Any]:
-        return self.offices["alice"].enc_keys("app1", slave, number, bits).result(20)
+        return self.desks["alice"].enc_keys("app1", slave, number, bits).result(20)
 
     def fetch(self, ids: list[str], slave: str = "app2", master: str = "app1") -> list[Any]:
-        return self.offices["bob"].dec_keys(slave, master, ids).result(20)
+        return self.desks["bob"].dec_keys(slave, master, ids).result(20)

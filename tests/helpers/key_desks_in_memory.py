@@ -8,6 +8,7 @@ from uuid import UUID
 
 from orchestrator import randomness, runtime
 from orchestrator.delivery.key_desk import (
+    NOT_FOUND,
     BadKeyRequestError,
     DeliveredKey,
     DeliveryStatus,
@@ -15,8 +16,6 @@ from orchestrator.delivery.key_desk import (
     WrongCallerError,
 )
 from orchestrator.secret import SecretBits
-
-NOT_FOUND = "one or more keys specified are not found on KME"
 
 
 @dataclass

@@ -94,7 +94,7 @@ def be_node(folder: Path, name: str, addresses: str) -> None:
         thread = runtime.spawn(listen, name="events")
         stack.callback(thread.join)
         stack.callback(stop.set)
-        url = stack.enter_context(serving(testbed, name, applications.office, secrets, lambda _: None))
+        url = stack.enter_context(serving(testbed, name, applications.desk, secrets, lambda _: None))
         print(json.dumps(url), flush=True)
         sys.stdin.readline()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -10,17 +9,13 @@ from typing import Any
 import numpy as np
 
 from lab.key_delivery import Application, KeyDelivery
-from orchestrator.keystore.lanes import SplitRule
-from orchestrator.keystore.reconcile import reconcile_pending
-from orchestrator.keystore.sealing import Kek
 from orchestrator.keystore.store import KeyStore
 from orchestrator.processes.node_applications import NodeApplications
 from orchestrator.secret import SecretBits
 from orchestrator.wire.channel import ChannelBrokenError
 from orchestrator.wire.memory_channel import MemoryChannel, memory_channel_pair
+from tests.helpers.key_delivery import KEK, SPLIT, meet
 
-KEK = Kek(b"k" * 32)
-SPLIT = SplitRule(otp_per_1024=128)
 NAMES = ("alice", "bob", "carol", "dave")
 
 
@@ -102,7 +97,7 @@ class RelayWorld:
                 if key:
                     self.stores[name].deposit_pending(peer, "b1", SecretBits.from_bytes(key), b"")
                     self.stores[name].confirm_deposit(peer, "b1")
-            self.meet(first, second)
+            meet(self.stores, first, second)
         self.agents = {name: _Agent(self, name) for name in NAMES}
         self.nodes: dict[str, NodeApplications] = {}
         for name in NAMES:
@@ -116,19 +111,6 @@ class RelayWorld:
                 today=lambda: 20000,
             )
 
-    def meet(self, first: str, second: str) -> None:
-        ends = dict(zip((first, second), memory_channel_pair(), strict=True))
-
-        def one(name: str, peer: str) -> None:
-            store = self.stores[name]
-            reconcile_pending(store, ends[name], store.pair_end(peer), peer, 10.0)
-
-        threads = [threading.Thread(target=one, args=pair) for pair in ((first, second), (second, first))]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-
     def __enter__(self) -> RelayWorld:
         for node in self.nodes.values():
             node.start(lambda: None)
@@ -141,10 +123,10 @@ class RelayWorld:
             store.close()
 
     def order(self, first: str, last: str, number: int = 1, bits: int = 256) -> Any:
-        return self.nodes[first].office.enc_keys(f"app-{first}", f"app-{last}", number, bits)
+        return self.nodes[first].desk.enc_keys(f"app-{first}", f"app-{last}", number, bits)
 
     def fetch(self, last: str, first: str, ids: list[str]) -> list[Any]:
-        return self.nodes[last].office.dec_keys(f"app-{last}", f"app-{first}", ids).result(20)
+        return self.nodes[last].desk.dec_keys(f"app-{last}", f"app-{first}", ids).result(20)
 
     def free(self) -> dict[tuple[str, str], int]:
         return {

@@ -38,7 +38,7 @@ def served_keys(folder: Path, **rules: Any) -> Iterator[ServedKeys]:
     testbed, secrets = load_testbed(file), file.parent / "secrets"
     with (
         KeyWorld(folder, **rules) as world,
-        serving(testbed, "alice", world.offices["alice"], secrets / "alice", world.told.append) as alice,
-        serving(testbed, "bob", world.offices["bob"], secrets / "bob", world.told.append) as bob,
+        serving(testbed, "alice", world.desks["alice"], secrets / "alice", world.told.append) as alice,
+        serving(testbed, "bob", world.desks["bob"], secrets / "bob", world.told.append) as bob,
     ):
         yield ServedKeys(world, secrets, alice, bob)

@@ -54,7 +54,7 @@ class Day:
         """Applications ask at once, and their partners fetch what they got, but for some that never come."""
         for node, sae, far, partner in ENDS:
             asked = [
-                self.world.givers[node].order(sae, partner, int(number), 8 * int(size), patience_s=30.0)
+                self.world.master_ends[node].order(sae, partner, int(number), 8 * int(size), patience_s=30.0)
                 for number, size in zip(
                     self.rng.integers(1, 4, 12), self.rng.integers(8, 33, 12), strict=True
                 )
@@ -68,7 +68,7 @@ class Day:
                 self.granted += len(keys)
                 self._count(node, far, keys, own=True)
                 if self.rng.random() < 0.97:
-                    got = self.world.offices[far].dec_keys(partner, sae, [key.key_id for key in keys])
+                    got = self.world.desks[far].dec_keys(partner, sae, [key.key_id for key in keys])
                     twins = got.result(60)
                     assert all(a.key.same_as(b.key) for a, b in zip(keys, twins, strict=True))
                     self._count(far, node, twins, own=False)

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from lab.key_delivery import SAE_ID_CHARACTERS, SAE_ID_RULE
 from orchestrator.delivery.http.asks import (
     MANDATORY_UNSUPPORTED,
     Ask,
@@ -22,7 +23,7 @@ OTHER_ID = "0a782fb5-3434-48fe-aa4d-14f41d46cf92"
 
 
 def ask(method: str, target: str, body: bytes = b"", content_type: str | None = "application/json") -> Ask:
-    return ask_of("app1", method, place_of(method, target), content_type, body)
+    return ask_of(method, place_of(method, target), content_type, body)
 
 
 def refused(
@@ -49,7 +50,9 @@ def test_what_the_standard_has() -> None:
     assert ask("POST", "/api/v1/keys/app2/enc_keys", b'{"size": 256.0}') == KeysAskedAsMaster(
         "app2", None, 256
     )
-    assert ask("GET", f"/api/v1/keys/app2/dec_keys?key_ID={ID.upper()}") == KeysAskedAsSlave("app2", (ID,))
+    assert ask("GET", f"/api/v1/keys/app2/dec_keys?key_ID={ID.upper()}") == KeysAskedAsSlave(
+        "app2", (ID.upper(),)
+    )
     both = enc(key_IDs=[{"key_ID": OTHER_ID}, {"key_ID": ID, "key_ID_extension": {"a": 1}}])
     assert ask("POST", "/api/v1/keys/app2/dec_keys", both) == KeysAskedAsSlave("app2", (OTHER_ID, ID))
 
@@ -67,8 +70,16 @@ def test_what_may_stand_in_a_request_without_meaning_anything() -> None:
     assert ask("POST", "/api/v1/keys/app2/enc_keys", b"{}", "Application/JSON; charset=utf-8")
 
 
-def test_an_sae_id_may_hold_what_a_path_cannot() -> None:
-    assert ask("GET", "/api/v1/keys/app%2F2%20%C3%A9/status") == StatusAsked("app/2 é")
+def test_an_sae_id_may_be_written_in_percents() -> None:
+    assert ask("GET", "/api/v1/keys/app%2D%32/status") == StatusAsked("app-2")
+
+
+def test_an_sae_id_is_what_a_testbed_file_may_name() -> None:
+    longest = "a" * SAE_ID_CHARACTERS
+    assert ask("GET", f"/api/v1/keys/{longest}/status") == StatusAsked(longest)
+    for none in (f"{longest}a", "", "-a", "a%2Fb", "a%20b", "%C3%A9", "%FF", "a%ZZ", "a%00b", "app2%0A"):
+        found = refused("GET", f"/api/v1/keys/{none}/status")
+        assert (found.status, SAE_ID_RULE in found.message) == (400, True)
 
 
 @pytest.mark.parametrize(
@@ -101,14 +112,6 @@ def test_another_method_is_told_which_there_are(method: str, endpoint: str, allo
 @pytest.mark.parametrize(
     ("target", "words"),
     [
-        ("/api/v1/keys//status", "empty"),
-        ("/api/v1/keys/app%ZZ/status", "%"),
-        ("/api/v1/keys/%FF/status", "UTF-8"),
-        ("/api/v1/keys/a%00b/status", "control"),
-        (f"/api/v1/keys/{'a' * 129}/status", "128"),
-        ("/api/v1/keys/app1/status", "same SAE"),
-        ("/api/v1/keys/app1/enc_keys", "same SAE"),
-        (f"/api/v1/keys/app1/dec_keys?key_ID={ID}", "same SAE"),
         ("/api/v1/keys/app2/status?verbose=1", "takes none"),
         ("/api/v1/keys/app2/enc_keys?sice=64", "takes number and size"),
         ("/api/v1/keys/app2/enc_keys?size=64&size=128", "twice"),
@@ -118,17 +121,7 @@ def test_another_method_is_told_which_there_are(method: str, endpoint: str, allo
         ("/api/v1/keys/app2/enc_keys?size=12.5", "integer"),
         ("/api/v1/keys/app2/enc_keys?size=%D9%A3", "integer"),
         ("/api/v1/keys/app2/enc_keys?size=+8", "integer"),
-        ("/api/v1/keys/app2/enc_keys?size=0", "positive"),
-        ("/api/v1/keys/app2/enc_keys?size=-8", "positive"),
-        ("/api/v1/keys/app2/enc_keys?number=0", "positive"),
-        (f"/api/v1/keys/app2/enc_keys?number={10**15}", "positive"),
         (f"/api/v1/keys/app2/enc_keys?number={'9' * 5000}", "integer"),
-        ("/api/v1/keys/app2/enc_keys?size=12", "size shall be a multiple of 8"),
-        ("/api/v1/keys/app2/dec_keys", "needed"),
-        ("/api/v1/keys/app2/dec_keys?key_ID=", "UUID"),
-        (f"/api/v1/keys/app2/dec_keys?key_ID={ID[:-1]}", "UUID"),
-        (f"/api/v1/keys/app2/dec_keys?key_ID={ID.replace('-', '')}", "UUID"),
-        (f"/api/v1/keys/app2/dec_keys?key_ID={ID}%0A", "UUID"),
         (f"/api/v1/keys/app2/dec_keys?key_ID={ID}&key_ID={OTHER_ID}", "twice"),
     ],
 )
@@ -145,14 +138,8 @@ def test_a_get_that_can_never_be_granted(target: str, words: str) -> None:
         (enc(number="1"), "got `str` - at `$.number`"),
         (enc(number=True), "got `bool`"),
         (enc(number=1.5), "number shall be an integer"),
-        (enc(size=1e300), "size shall be positive"),
         (enc(number=None), "got `null`"),
-        (enc(number=0), "number shall be positive"),
-        (enc(number=-1), "number shall be positive"),
-        (enc(size=-8), "size shall be positive"),
-        (enc(size=2**40), "size shall be positive"),
         (b'{"size": 1' + b"0" * 5000 + b"}", ""),
-        (enc(size=255), "size shall be a multiple of 8"),
         (enc(additional_slave_SAE_IDs=["app4"]), "additional_slave_SAE_IDs"),
         (enc(additional_slave_SAE_IDs="app4"), "`array`, got `str`"),
         (enc(extension_mandatory=[{"x": 1}]), MANDATORY_UNSUPPORTED),
@@ -187,12 +174,9 @@ def test_a_post_for_keys_that_can_never_be_granted(body: bytes, words: str) -> N
     [
         (b"", ""),
         (b"{}", "key_IDs"),
-        (enc(key_IDs=[]), "needed"),
         (enc(key_IDs=[ID]), "`object`, got `str`"),
         (enc(key_IDs=[{}]), "key_ID"),
         (enc(key_IDs=[{"key_ID": 5}]), "`str`, got `int`"),
-        (enc(key_IDs=[{"key_ID": "x"}]), "UUID"),
-        (enc(key_IDs=[{"key_ID": ID}, {"key_ID": ID.upper()}]), "twice"),
         (enc(key_IDs=[{"key_ID": ID}], size=256), "key_IDs"),
     ],
 )
@@ -200,6 +184,19 @@ def test_a_post_with_key_ids_that_can_never_be_granted(body: bytes, words: str) 
     found = refused("POST", "/api/v1/keys/app2/dec_keys", body)
     assert found.status == 400
     assert words in " ".join([found.message, *found.details])
+
+
+def test_what_the_desk_is_to_judge_reaches_it_as_it_was_asked() -> None:
+    for number, size in ((0, -8), (10**15, 12), (1, 2**40)):
+        asked = KeysAskedAsMaster("app2", number, size)
+        assert ask("GET", f"/api/v1/keys/app2/enc_keys?number={number}&size={size}") == asked
+        assert ask("POST", "/api/v1/keys/app2/enc_keys", enc(number=number, size=size)) == asked
+    assert ask("POST", "/api/v1/keys/app2/enc_keys", enc(size=1e300)) == KeysAskedAsMaster(
+        "app2", None, int(1e300)
+    )
+    for ids in ((), ("x",), (ID, ID.upper())):
+        body = enc(key_IDs=[{"key_ID": each} for each in ids])
+        assert ask("POST", "/api/v1/keys/app2/dec_keys", body) == KeysAskedAsSlave("app2", ids)
 
 
 @pytest.mark.parametrize("content_type", [None, "", "text/plain", "application/x-www-form-urlencoded"])
@@ -214,7 +211,7 @@ def test_parameters_stand_where_the_method_has_them() -> None:
 
 
 def test_a_refusal_repeats_nothing_of_the_request() -> None:
-    for body in (enc(planted=1), enc(number="planted"), enc(key_IDs=[{"key_ID": "planted"}])):
+    for body in (enc(planted=1), enc(number="planted"), enc(key_IDs=["planted"])):
         for endpoint in ("enc_keys", "dec_keys"):
             found = refused("POST", f"/api/v1/keys/planted/{endpoint}", body)
             assert "planted" not in " ".join([found.message, *found.details])

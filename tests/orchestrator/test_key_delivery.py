@@ -18,25 +18,16 @@ from orchestrator.delivery.key_desk import (
 from orchestrator.events.delivery import KeysDelivered, KeysRefused
 from orchestrator.keystore.lanes import AUTH_LANES, Lane
 from orchestrator.keystore.windows import LEAST_WINDOW_BITS, WINDOW_SHARE, window_bits
-from tests.helpers.key_delivery import KeyWorld
+from tests.helpers.key_delivery import KeyWorld, balanced, same
+
+ID = "bc490419-7d60-487f-adc1-4ddcc177c139"
+NO_KEY_IDS = ("", "x", ID[:-1], ID.replace("-", ""), f"{ID}\n", f" {ID}", ID.replace("9", "٩"))
 
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[KeyWorld]:
     with KeyWorld(tmp_path) as made:
         yield made
-
-
-def same(given: list, fetched: list) -> bool:
-    return [key.key_id for key in given] == [key.key_id for key in fetched] and all(
-        one.key.same_as(other.key) for one, other in zip(given, fetched, strict=True)
-    )
-
-
-def balanced(world: KeyWorld) -> None:
-    books = {name: world.stores[name].ledger(world.peer(name)) for name in ("alice", "bob")}
-    assert books["alice"].balanced
-    assert books["bob"].balanced
 
 
 def test_both_ends_get_the_same_keys_once(world: KeyWorld) -> None:
@@ -53,7 +44,7 @@ def test_both_ends_get_the_same_keys_once(world: KeyWorld) -> None:
         assert world.stores[name].windows.uses() == [
             ("app1", "bob", "master", 3, 1536) if name == "alice" else ("app2", "alice", "slave", 3, 1536)
         ]
-    balanced(world)
+    assert balanced(world.stores)
     assert world.told == [
         KeysDelivered("app1", "bob", 3, 1536, "master"),
         KeysDelivered("app2", "alice", 3, 1536, "slave"),
@@ -62,8 +53,8 @@ def test_both_ends_get_the_same_keys_once(world: KeyWorld) -> None:
 
 
 def test_the_other_direction_has_a_lane_of_its_own(world: KeyWorld) -> None:
-    given = world.offices["bob"].enc_keys("app2", "app1", 2, None).result(20)
-    fetched = world.offices["alice"].dec_keys("app1", "app2", [key.key_id for key in given]).result(20)
+    given = world.desks["bob"].enc_keys("app2", "app1", 2, None).result(20)
+    fetched = world.desks["alice"].dec_keys("app1", "app2", [key.key_id for key in given]).result(20)
     assert same(given, fetched)
     assert world.stores["alice"].lane_ledger("bob", Lane.OTP_BA).delivered == 512
     assert world.stores["alice"].lane_ledger("bob", Lane.OTP_AB).delivered == 0
@@ -72,19 +63,19 @@ def test_the_other_direction_has_a_lane_of_its_own(world: KeyWorld) -> None:
 def test_orders_at_once_share_a_batch_and_a_window(world: KeyWorld) -> None:
     world.give()
     before = {lane: world.stores["alice"].lane_ledger("bob", lane).authentication for lane in AUTH_LANES}
-    batches, windows = world.givers["alice"].batches, world.givers["alice"].windows_opened
-    futures = [world.offices["alice"].enc_keys("app1", "app2", 1, 64) for _ in range(40)]
+    batches, windows = world.master_ends["alice"].batches, world.master_ends["alice"].windows_opened
+    futures = [world.desks["alice"].enc_keys("app1", "app2", 1, 64) for _ in range(40)]
     given = [future.result(20)[0] for future in futures]
     assert len({key.key_id for key in given}) == 40
-    assert world.givers["alice"].batches - batches <= 3
+    assert world.master_ends["alice"].batches - batches <= 3
     assert same(given, world.fetch([key.key_id for key in given]))
-    assert world.givers["alice"].windows_opened == windows
+    assert world.master_ends["alice"].windows_opened == windows
     after = {lane: world.stores["alice"].lane_ledger("bob", lane).authentication for lane in AUTH_LANES}
     assert after == before, "applications draw on the authentication lanes only for a new window (I8)"
 
 
 def test_a_window_is_at_most_a_sixteenth_of_the_stock(world: KeyWorld) -> None:
-    stock = world.givers["alice"].free_bits()
+    stock = world.master_ends["alice"].free_bits()
     world.give()
     (run,) = world.stores["alice"].windows.granted("bob", Lane.OTP_AB)
     assert run.n_bits + 512 <= max(stock // WINDOW_SHARE, LEAST_WINDOW_BITS)
@@ -94,18 +85,18 @@ def test_a_window_is_at_most_a_sixteenth_of_the_stock(world: KeyWorld) -> None:
 
 def test_a_request_larger_than_a_window_takes_several(world: KeyWorld) -> None:
     given = world.give(100, 1024)
-    assert world.givers["alice"].windows_opened > 1
+    assert world.master_ends["alice"].windows_opened > 1
     assert same(given, world.fetch([key.key_id for key in given]))
-    balanced(world)
+    assert balanced(world.stores)
 
 
 def test_all_or_none_when_key_is_short(world: KeyWorld) -> None:
-    free = world.givers["alice"].free_bits()
+    free = world.master_ends["alice"].free_bits()
     with pytest.raises(KeysUnavailableError, match="not enough key") as caught:
         world.give(128, 65536)
     assert str(128 * 65536 + 256 - free) in caught.value.details[0]
-    assert world.givers["alice"].free_bits() == free
-    status = world.offices["alice"].status("app1", "app2")
+    assert world.master_ends["alice"].free_bits() == free
+    status = world.desks["alice"].status("app1", "app2")
     assert status.stored_key_count == (free - 256) // 256
 
 
@@ -120,7 +111,7 @@ def test_everything_can_be_drawn_to_the_last_window(tmp_path: Path) -> None:
         ledger = world.stores["alice"].lane_ledger("bob", Lane.OTP_AB)
         assert ledger.delivered == drawn
         assert ledger.stored < 4 * 256 + 256 + 256
-        balanced(world)
+        assert balanced(world.stores)
 
 
 @pytest.mark.parametrize(
@@ -132,11 +123,17 @@ def test_everything_can_be_drawn_to_the_last_window(tmp_path: Path) -> None:
         (lambda w: w.give(129), BadKeyRequestError, "number shall be"),
         (lambda w: w.give(slave="app1"), BadKeyRequestError, "same application"),
         (lambda w: w.give(slave="nobody"), BadKeyRequestError, "not known"),
-        (lambda w: w.fetch(["x"]), BadKeyRequestError, "UUID"),
+        (lambda w: w.give(-1), BadKeyRequestError, "number shall be"),
+        (lambda w: w.give(10**15), BadKeyRequestError, "number shall be"),
+        (lambda w: w.give(bits=-8), BadKeyRequestError, "size shall be"),
+        (lambda w: w.give(bits=int(1e300)), BadKeyRequestError, "size shall be"),
+        *((lambda w, odd=odd: w.fetch([odd]), BadKeyRequestError, "UUID") for odd in NO_KEY_IDS),
+        (lambda w: w.fetch([ID, ID.upper()]), BadKeyRequestError, "twice"),
         (lambda w: w.fetch([]), BadKeyRequestError, "names 1 to"),
-        (lambda w: w.offices["alice"].enc_keys("app2", "app1", 1, None).result(5), WrongCallerError, "app2"),
+        (lambda w: w.fetch([ID], master="app2"), BadKeyRequestError, "same application"),
+        (lambda w: w.desks["alice"].enc_keys("app2", "app1", 1, None).result(5), WrongCallerError, "app2"),
         (
-            lambda w: w.offices["bob"].enc_keys("app2", "app3", 1, None).result(5),
+            lambda w: w.desks["bob"].enc_keys("app2", "app3", 1, None).result(5),
             BadKeyRequestError,
             "served by this node",
         ),
@@ -174,7 +171,7 @@ def test_quotas(tmp_path: Path) -> None:
     with world:
         with pytest.raises(KeysUnavailableError, match="quota of app1"):
             world.give(1)
-        assert world.keepers["bob"].shelf.counts() == {}
+        assert world.slave_ends["bob"].shelf.counts() == {}
 
 
 def test_no_waiting_key_and_no_window_survives_a_start(world: KeyWorld) -> None:
@@ -190,10 +187,10 @@ def test_no_waiting_key_and_no_window_survives_a_start(world: KeyWorld) -> None:
     assert world.stores["alice"].windows.granted("bob", Lane.OTP_AB) == []
     again = world.give(2)
     assert same(again, world.fetch([key.key_id for key in again]))
-    balanced(world)
+    assert balanced(world.stores)
 
 
-def test_a_giver_that_starts_again_leaves_waiting_keys_alone(world: KeyWorld) -> None:
+def test_a_master_end_that_starts_again_leaves_waiting_keys_alone(world: KeyWorld) -> None:
     given = world.give(2)
     world.stop("alice")
     world.start("alice")
@@ -201,13 +198,13 @@ def test_a_giver_that_starts_again_leaves_waiting_keys_alone(world: KeyWorld) ->
     assert same(given, world.fetch([key.key_id for key in given]))
     again = world.give(2)
     assert same(again, world.fetch([key.key_id for key in again]))
-    balanced(world)
+    assert balanced(world.stores)
 
 
 def test_a_batch_is_refused_while_the_stores_have_not_met(tmp_path: Path) -> None:
     world = KeyWorld(tmp_path).start()
     try:
-        future = world.givers["alice"].order("app1", "app2", 1, 256, patience_s=0.5)
+        future = world.master_ends["alice"].order("app1", "app2", 1, 256, patience_s=0.5)
         with pytest.raises(KeysUnavailableError, match="did not answer"):
             future.result(10)
         assert world.stores["bob"].letters("alice").rejected == {}
@@ -218,16 +215,16 @@ def test_a_batch_is_refused_while_the_stores_have_not_met(tmp_path: Path) -> Non
 def test_keys_of_an_order_that_was_given_up_go_to_the_next(world: KeyWorld) -> None:
     world.give()
     world.meddle = lambda sender, _, payload: None if sender == "bob" else payload
-    future = world.givers["alice"].order("app1", "app2", 2, 256, patience_s=0.6)
+    future = world.master_ends["alice"].order("app1", "app2", 2, 256, patience_s=0.6)
     with pytest.raises(KeysUnavailableError, match="did not answer in time"):
         future.result(10)
-    free = world.givers["alice"].free_bits()
+    free = world.master_ends["alice"].free_bits()
     world.meddle = lambda _, __, payload: payload
     given = world.give(2)
     assert same(given, world.fetch([key.key_id for key in given]))
-    assert world.givers["alice"].free_bits() >= free - 2 * 256 - 256, "nothing was drawn a second time"
-    assert world.keepers["bob"].shelf.counts() == {"app2": 1}
-    balanced(world)
+    assert world.master_ends["alice"].free_bits() >= free - 2 * 256 - 256, "nothing was drawn a second time"
+    assert world.slave_ends["bob"].shelf.counts() == {"app2": 1}
+    assert balanced(world.stores)
 
 
 @pytest.mark.parametrize("sender", ["alice", "bob"])
@@ -256,7 +253,7 @@ def test_a_hub_that_meddles_only_delays(tmp_path: Path, sender: str, harm: str) 
         for _ in range(3):
             given = world.give(2)
             assert same(given, world.fetch([key.key_id for key in given]))
-        balanced(world)
+        assert balanced(world.stores)
         ledgers = [world.stores[n].lane_ledger(world.peer(n), Lane.OTP_AB) for n in ("alice", "bob")]
         assert ledgers[0] == ledgers[1]
         assert ledgers[0].burnt == 0
@@ -272,12 +269,12 @@ def test_many_applications_at_once(world: KeyWorld) -> None:
     assert all(same(given, fetched) for given, fetched in pairs)
     ids = [key.key_id for given, _ in pairs for key in given]
     assert len(set(ids)) == len(ids)
-    balanced(world)
+    assert balanced(world.stores)
 
 
 def test_only_one_of_two_that_fetch_the_same_key_gets_it(world: KeyWorld) -> None:
     (key,) = world.give()
-    futures = [world.offices["bob"].dec_keys("app2", "app1", [key.key_id]) for _ in range(2)]
+    futures = [world.desks["bob"].dec_keys("app2", "app1", [key.key_id]) for _ in range(2)]
     got = [future for future in futures if future.exception(10) is None]
     assert len(got) == 1
 
@@ -285,13 +282,13 @@ def test_only_one_of_two_that_fetch_the_same_key_gets_it(world: KeyWorld) -> Non
 def test_keys_that_nobody_fetches_are_burnt(tmp_path: Path) -> None:
     with KeyWorld(tmp_path, key_waits_s=100.0) as world:
         given = world.give(2)
-        world.keepers["bob"].burn_late(runtime.now() + 99.0)
-        assert world.keepers["bob"].shelf.counts() == {"app2": 2}
-        world.keepers["bob"].burn_late(runtime.now() + 101.0)
+        world.slave_ends["bob"].burn_late(runtime.now() + 99.0)
+        assert world.slave_ends["bob"].shelf.counts() == {"app2": 2}
+        world.slave_ends["bob"].burn_late(runtime.now() + 101.0)
         with pytest.raises(BadKeyRequestError):
             world.fetch([key.key_id for key in given])
         assert world.stores["bob"].lane_ledger("alice", Lane.OTP_AB).burnt == 512
-        balanced(world)
+        assert balanced(world.stores)
 
 
 @pytest.mark.parametrize("step", range(8))
@@ -311,14 +308,14 @@ def test_the_link_is_cut_at_every_step(tmp_path: Path, step: int) -> None:
         world.meddle = meddle
         given: list = []
         while not cut.is_set():
-            future = world.givers["alice"].order("app1", "app2", 2, 256, patience_s=20.0)
+            future = world.master_ends["alice"].order("app1", "app2", 2, 256, patience_s=20.0)
             while not future.done() and not cut.wait(0.01):
                 pass
             world.cut = False
             given += future.result(20)
         given += world.give(2)
         assert same(given, world.fetch([key.key_id for key in given]))
-        balanced(world)
+        assert balanced(world.stores)
         one, other = (world.stores[n].lane_ledger(world.peer(n), Lane.OTP_AB) for n in ("alice", "bob"))
         assert one == other
         assert one.delivered == sum(len(key.key) for key in given)
@@ -329,10 +326,12 @@ def test_a_channel_whose_other_end_was_left_is_given_up_for_another(world: KeyWo
     others = threading.enumerate()
     world.give()
     before = len(world.opened)
-    (listener,) = [each for each in threading.enumerate() if each.name == "keep-alice" and each not in others]
-    world.keepers["bob"].listen("alice", world.deaf())
+    (listener,) = [
+        each for each in threading.enumerate() if each.name == "keys-from-alice" and each not in others
+    ]
+    world.slave_ends["bob"].listen("alice", world.deaf())
     listener.join()
-    given = world.givers["alice"].order("app1", "app2", 1, 256, patience_s=20.0).result(30)
+    given = world.master_ends["alice"].order("app1", "app2", 1, 256, patience_s=20.0).result(30)
     assert len(world.opened) == before + 1
     assert same(given, world.fetch([key.key_id for key in given]))
 

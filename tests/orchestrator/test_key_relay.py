@@ -8,26 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.delivery.applications import giving
+from orchestrator.delivery.applications import master_end
 from orchestrator.delivery.applications.routes import bottleneck, cheapest
 from orchestrator.delivery.key_desk import KeysUnavailableError
 from orchestrator.keystore.errors import StoreError
-from tests.helpers.key_relay import NAMES, RelayWorld
+from tests.helpers.key_delivery import balanced, same
+from tests.helpers.key_relay import RelayWorld
 
 OVER_BOB = {("alice", "bob"): 65536, ("bob", "carol"): 65536}
 CHAIN = {**OVER_BOB, ("carol", "dave"): 65536}
-
-
-def same(one: list, other: list) -> bool:
-    return [key.key_id for key in one] == [key.key_id for key in other] and all(
-        a.key.same_as(b.key) for a, b in zip(one, other, strict=True)
-    )
-
-
-def balanced(world: RelayWorld) -> None:
-    for name in NAMES:
-        for peer in world.stores[name].peers():
-            assert world.stores[name].ledger(peer).balanced
 
 
 def test_a_pair_without_key_is_served_by_the_node_in_the_middle(tmp_path: Path) -> None:
@@ -41,7 +30,7 @@ def test_a_pair_without_key_is_served_by_the_node_in_the_middle(tmp_path: Path) 
             ("app-alice", "carol", "relay", 3, 1536),
         ]
         assert world.stores["carol"].windows.uses() == [("app-carol", "bob", "slave", 3, 1536)]
-        balanced(world)
+        assert balanced(world.stores)
     everything = b"|".join(world.seen)
     assert not any(key.key.reveal_bytes()[at : at + 16] in everything for key in keys for at in range(49))
     assert all(world.told)
@@ -54,7 +43,7 @@ def test_a_chain_of_two(tmp_path: Path) -> None:
         assert keys[0].path == ("bob", "carol")
         back = world.order("dave", "alice").result(20)
         assert same(back, world.fetch("alice", "dave", [back[0].key_id]))
-        balanced(world)
+        assert balanced(world.stores)
 
 
 def test_no_key_is_relayed_unless_every_node_was_told_to(tmp_path: Path) -> None:
@@ -71,7 +60,7 @@ def test_a_last_node_that_takes_no_relayed_key_loses_nothing_of_its_own(tmp_path
     with RelayWorld(tmp_path, OVER_BOB, deaf=("carol",)) as world:
         with pytest.raises(KeysUnavailableError, match=r"lost the key|passes no key"):
             world.order("alice", "carol").result(20)
-        balanced(world)
+        assert balanced(world.stores)
 
 
 @pytest.mark.parametrize("hop", ["bob", "carol"])
@@ -83,7 +72,7 @@ def test_a_dead_hop_is_a_clear_error_and_costs_nothing(tmp_path: Path, hop: str)
             world.order("alice", "carol").result(20)
         world.away.clear()
         assert world.free() == before
-        balanced(world)
+        assert balanced(world.stores)
 
 
 def test_keys_on_their_way_when_a_hop_dies_go_to_the_next_order(
@@ -97,7 +86,7 @@ def test_keys_on_their_way_when_a_hop_dies_go_to_the_next_order(
             taken(peer, notes)
 
         monkeypatch.setattr(world.nodes["bob"].relay, "take", and_dies)
-        monkeypatch.setattr(giving.KeyGiver.order, "__defaults__", (0.5,))
+        monkeypatch.setattr(master_end.MasterEnd.order, "__defaults__", (0.5,))
         with pytest.raises(KeysUnavailableError, match="did not answer in time"):
             world.order("alice", "carol", 2).result(20)
         monkeypatch.undo()
@@ -108,7 +97,7 @@ def test_keys_on_their_way_when_a_hop_dies_go_to_the_next_order(
         assert before == []
         assert world.nodes["alice"].free_bits("bob") >= free - 2 * 256 - 256
         assert same(keys, world.fetch("carol", "alice", [key.key_id for key in keys]))
-        balanced(world)
+        assert balanced(world.stores)
 
 
 def test_a_store_that_fails_is_a_refusal_like_any_other(
@@ -118,7 +107,7 @@ def test_a_store_that_fails_is_a_refusal_like_any_other(
         raise StoreError("the disk is full")
 
     with RelayWorld(tmp_path, OVER_BOB) as world:
-        monkeypatch.setattr(giving.KeyGiver, "free_bits", fails)
+        monkeypatch.setattr(master_end.MasterEnd, "free_bits", fails)
         with pytest.raises(KeysUnavailableError, match="the key store failed: the disk is full"):
             world.order("alice", "carol").result(20)
         monkeypatch.undo()

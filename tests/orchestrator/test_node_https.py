@@ -29,7 +29,7 @@ def test_a_node_without_applications_serves_nobody(tmp_path: Path) -> None:
     secrets = file.parent / "secrets" / "alice"
     with (
         KeyWorld(tmp_path) as world,
-        serving(load_testbed(file), "alice", world.offices["alice"], secrets, world.told.append) as where,
+        serving(load_testbed(file), "alice", world.desks["alice"], secrets, world.told.append) as where,
     ):
         assert where == ""
 
@@ -43,7 +43,7 @@ def test_a_node_with_certificates_of_no_use_says_so_and_goes_on(
     with (
         KeyWorld(tmp_path) as world,
         caplog.at_level(logging.ERROR),
-        serving(load_testbed(file), "alice", world.offices["alice"], secrets, world.told.append) as where,
+        serving(load_testbed(file), "alice", world.desks["alice"], secrets, world.told.append) as where,
     ):
         assert where == ""
     assert KeyServerFault("starting", "CertificateError") in world.told

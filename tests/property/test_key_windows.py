@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.delivery.applications.announcing import (
+from orchestrator.delivery.applications.messages import (
     MOST_KEYS,
     Announce,
     Answer,
@@ -22,10 +22,9 @@ from orchestrator.delivery.applications.announcing import (
     Links,
     NotNow,
     Where,
-    places,
 )
 from orchestrator.keystore.errors import KeyStoreError
-from orchestrator.keystore.lanes import Lane, Range
+from orchestrator.keystore.lanes import Lane, Range, places
 from orchestrator.keystore.windows import (
     LEAST_WINDOW_BITS,
     MOST_WINDOW_BITS,

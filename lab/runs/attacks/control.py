@@ -9,9 +9,8 @@ import getpass
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import fields
 from typing import Any
-
-import msgspec
 
 from lab.runs.attacks.places import NONE, SIMULATOR, UP
 from lab.runs.testbeds.machine import Machine
@@ -19,7 +18,7 @@ from orchestrator.events.status import ORCHESTRATOR
 from orchestrator.wire.attack_control import AttackShown, BeginAttack, EndAttack, ShowAttack
 from orchestrator.wire.control_socket import ControlError, ControlRefusedError, Done, ask, listens
 from orchestrator.wire.queue_control import OPEN, AbortEntry, AddEntry, QueueShown, ResumeQueue, ShowQueue
-from sim_backends.attacks.table import ATTACKS, Attack, attack_named
+from sim_backends.attacks.table import ATTACKS, Attack, AttackRow, attack_named
 
 PATIENCE_S = 10.0
 CLOSED = 200
@@ -109,30 +108,10 @@ def _put_right(machine: Machine, since: float) -> Iterator[str]:
         yield f"pairs that were suspended stay so ({error}): `qunetlab queue resume --pair PAIR`"
 
 
-class AttackRow(msgspec.Struct, frozen=True):
-    """An attack in words and numbers: what it does, what is promised of it, and what its ``strength`` is, in ``unit``."""
-
-    name: str
-    title: str
-    does: str
-    promise: str
-    strength: str
-    unit: str
-    usual: float
-    least: float
-    most: float
-    source: str
-    role: str
-
-
 def rows() -> list[dict[str, Any]]:
     """Every attack in words and numbers, as commands and pages show it."""
-    return [
-        msgspec.to_builtins(
-            AttackRow(**{name: getattr(attack, name) for name in AttackRow.__struct_fields__})
-        )
-        for attack in ATTACKS
-    ]
+    shown = [each.name for each in fields(AttackRow)]
+    return [{name: getattr(attack, name) for name in shown} for attack in ATTACKS]
 
 
 def who() -> str:

@@ -46,7 +46,6 @@ from orchestrator.delivery.certificates import (
 )
 from orchestrator.durable import create_file, locked, make_folder, replace_file
 
-FOLDER = "authority"
 KEY_FILE = "ca-key.pem"
 CERTIFICATE_FILE = "ca.pem"
 REVOKED_FILE = "crl.pem"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cryptography import x509
 
-from lab.runs.certificates import authority as authority_files
+from lab.key_delivery import AUTHORITY_FOLDER, SAE_FOLDER_PREFIX
 from lab.runs.certificates.authority import Authority
 from lab.runs.certificates.holding import Held, install_list, place
 from lab.runs.certificates.making import hosts_of, make_key
@@ -17,29 +17,31 @@ from lab.testbed import AUTO, Testbed
 from orchestrator.delivery.certificates import (
     CertificateError,
     RevokedCertificates,
-    check_issued,
-    check_pair,
-    common_name,
     numbered,
     read_certificate,
-    read_key,
+    read_held,
     utc_now,
 )
 
 SOON = timedelta(days=30)
 """A certificate that expires within this is told."""
-SAE_PREFIX = "sae-"
 
 
 def authority_folder(secrets: Path) -> Path:
     """Where a testbed's authority lies among its secrets."""
-    return secrets / authority_files.FOLDER
+    return secrets / AUTHORITY_FOLDER
 
 
 def hosts_of_node(testbed: Testbed, user: str) -> list[str]:
     """Names and addresses at which applications reach a node: on its own machine, and the host of its ``etsi014``."""
     where = testbed.user(user).etsi014
     return ["localhost", "127.0.0.1", "::1", *([where.rpartition(":")[0]] if where != AUTO else [])]
+
+
+def address_of_node(testbed: Testbed, user: str) -> str | None:
+    """Where applications reach a node, as its testbed file says; None where the node chooses, and its ready line says it."""
+    where = testbed.user(user).etsi014
+    return None if where == AUTO else f"https://{where}"
 
 
 def held_by_node(secrets: Path, user: str) -> Held:
@@ -49,7 +51,7 @@ def held_by_node(secrets: Path, user: str) -> Held:
 
 def held_by_application(secrets: Path, name: str) -> Held:
     """The files of an application whose folder lies among the secrets."""
-    return Held.by_application(name, secrets / f"{SAE_PREFIX}{name}")
+    return Held.by_application(name, secrets / f"{SAE_FOLDER_PREFIX}{name}")
 
 
 def make_certificates(testbed: Testbed, secrets: Path, at: datetime) -> Authority:
@@ -155,11 +157,7 @@ def _unnamed(testbed: Testbed, held: Held) -> list[str]:
 
 
 def _check(held: Held, at: datetime) -> None:
-    certificate, authority = read_certificate(held.certificate), read_certificate(held.authority)
-    check_issued(certificate, authority, held.holder, at, str(held.certificate))
-    if (name := common_name(certificate.subject)) != held.name:
-        raise CertificateError(f"{held.certificate} is the certificate of {name!r}, not of {held.name}")
-    check_pair(certificate, read_key(held.key), str(held.certificate))
+    certificate, authority = read_held(held.certificate, held.key, held.authority, held.name, held.holder, at)
     if held.revoked and RevokedCertificates(held.revoked, authority).is_revoked(certificate.serial_number):
         raise CertificateError(
             f"{held.certificate} was revoked: applications that know it are to refuse this node; make another key with "

@@ -151,9 +151,7 @@ def is_strange(held: Held, authority: x509.Certificate) -> bool:
 
 def install(held: Held, came: Arrived, at: datetime) -> None:
     """Put a certificate in its place, with the key it was made for; CertificateError, and then all is as it was."""
-    check_issued(came.own, came.authority, held.holder, at, came.where)
-    if came.name != held.name:
-        raise CertificateError(f"{came.where} is the certificate of {came.name!r}, not of {held.name}")
+    check_issued(came.own, came.authority, held.name, held.holder, at, came.where)
     is_strange(held, came.authority)
     key = _key_of(held, came)
     if held.revoked:

@@ -17,8 +17,7 @@ from pathlib import Path
 
 from drivers.catalogue import AddressKind, row
 from lab.claims import LOCKS
-from lab.runs.certificates.authority import FOLDER
-from lab.runs.certificates.here import SAE_PREFIX
+from lab.key_delivery import AUTHORITY_FOLDER, SAE_FOLDER_PREFIX
 from lab.runs.roles.service_manager import loop_limit_s
 from lab.runs.testbeds.folder import SECRETS, STATE, TESTBED_FILE
 from lab.testbed import Testbed
@@ -184,7 +183,10 @@ def _hardening(testbed: Testbed, role: str, places: Places, others: Sequence[str
             yield f"InaccessiblePaths=-{_escaped(str(home / SECRETS / other))}"
             if role != SIMULATE:  # what attacks it, its operator says in their state folders
                 yield f"InaccessiblePaths=-{_escaped(str(home / STATE / other))}"
-    for folder in (FOLDER, *(f"{SAE_PREFIX}{name}" for name in testbed.sae)):  # of no role at all
+    for folder in (
+        AUTHORITY_FOLDER,
+        *(f"{SAE_FOLDER_PREFIX}{name}" for name in testbed.sae),
+    ):  # of no role at all
         yield f"InaccessiblePaths=-{_escaped(str(home / SECRETS / folder))}"
     if not any(home.is_relative_to(each) for each in TEMPORARY):
         yield "PrivateTmp=yes"

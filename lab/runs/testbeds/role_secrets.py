@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from lab.runs.certificates.here import SAE_PREFIX
+from lab.key_delivery import SAE_FOLDER_PREFIX
 from lab.runs.testbeds.folder import SECRETS, STATE, FolderError
 from lab.testbed import Testbed
 
@@ -28,11 +28,11 @@ def folders_of(testbed: Testbed, secrets: Path, role: str) -> list[str]:
 
     Raises ValueError for no role of the testbed.
     """
-    if role.removeprefix(SAE_PREFIX) in testbed.sae and role.startswith(SAE_PREFIX):
+    if role.removeprefix(SAE_FOLDER_PREFIX) in testbed.sae and role.startswith(SAE_FOLDER_PREFIX):
         return [role]
     if role not in testbed.roles():
         raise ValueError(
-            f"no role is called {role!r} in this testbed; there are {', '.join([*testbed.roles(), *map(SAE_PREFIX.__add__, testbed.sae)])}"
+            f"no role is called {role!r} in this testbed; there are {', '.join([*testbed.roles(), *map(SAE_FOLDER_PREFIX.__add__, testbed.sae)])}"
         )
     return [role, *(name for going in GO_WITH for name in going(testbed, secrets, role))]
 

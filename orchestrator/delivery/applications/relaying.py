@@ -16,10 +16,11 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 from orchestrator import runtime
-from orchestrator.delivery.applications.announcing import Arrived, KeyNote
-from orchestrator.delivery.applications.giving import KeyGiver
+from orchestrator.delivery.applications.master_end import MasterEnd
+from orchestrator.delivery.applications.messages import Arrived, KeyNote
 from orchestrator.delivery.key_desk import DeliveredKey
 from orchestrator.keystore.errors import KeyStoreError
 from orchestrator.keystore.store import KeyStore
@@ -38,7 +39,7 @@ class KeyRelay:
     def __init__(
         self,
         store: KeyStore,
-        givers: Mapping[str, KeyGiver],
+        master_ends: Mapping[str, MasterEnd],
         *,
         user_of: Callable[[str], str | None],
         present: Callable[[str], bool],
@@ -47,7 +48,7 @@ class KeyRelay:
     ) -> None:
         """``user_of``: the user whose node serves an application; ``present``: whether a peer is there."""
         self._store = store
-        self._givers = givers
+        self._master_ends = master_ends
         self._user_of = user_of
         self._present = present
         self._today = today
@@ -57,34 +58,38 @@ class KeyRelay:
 
     def links(self) -> dict[str, int]:
         """Free bits for applications towards every node that is there."""
-        return {peer: giver.free_bits() for peer, giver in self._givers.items() if self._present(peer)}
+        return {
+            peer: master_end.free_bits()
+            for peer, master_end in self._master_ends.items()
+            if self._present(peer)
+        }
 
     def next_node(self, peer: str, note: KeyNote) -> str | None:
-        """Where a key that came from ``peer`` goes; None for one that may not come this way."""
+        """Where a key of this node's that came from ``peer`` goes; None for one that may not come this way."""
         last = self._user_of(note.slave)
         way = (self._user_of(note.master), *note.path, last)
         own = self._store.owner
         if len(set(way)) != len(way) or own not in note.path:
             return None
         place = way.index(own)
-        if way[place - 1] != peer or bool(note.carried) != (place > 1):
+        due_bytes = note.n_bits // 8 if place > 1 else 0
+        if way[place - 1] != peer or len(note.carried) != due_bytes:
             return None
         following = way[place + 1]
-        return following if following in self._givers and following is not None else None
+        return following if following in self._master_ends and following is not None else None
 
-    def take(self, peer: str, notes: Iterable[KeyNote]) -> None:
-        """Hand on keys that wait here for it."""
-        for note in notes:
-            following = self.next_node(peer, note)
+    def take(self, peer: str, notes: Iterable[tuple[KeyNote, str]]) -> None:
+        """Hand on keys of ``peer`` that wait here for it, each to the node beside it."""
+        for note, following in notes:
             with self._lock:
                 self._ends[note.key_id] = None
                 while len(self._ends) > REMEMBERED:
                     self._ends.popitem(last=False)
-            plain = self._plain(peer, note) if following is not None else None
-            if following is None or plain is None:
+            plain = self._plain(peer, note)
+            if plain is None:
                 self._ended(note.key_id, arrived=False)
                 continue
-            done = self._givers[following].order(
+            done = self._master_ends[following].order(
                 note.master,
                 note.slave,
                 1,
@@ -93,7 +98,7 @@ class KeyRelay:
                 path=note.path,
                 relayed={note.key_id: plain},
             )
-            done.add_done_callback(lambda result, note=note: self._over(peer, note, result))  # type: ignore[misc]
+            done.add_done_callback(partial(self._over, peer, note))
 
     def where(self, key_ids: Iterable[bytes]) -> Arrived:
         """What became of keys that were taken in here."""

@@ -1,4 +1,4 @@
-"""Ways for a relayed key: the cheapest by the stocks of all hops."""
+"""Routes of relayed keys: the cheapest by the stocks of all hops."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Callable, Mapping
 
 from orchestrator import runtime
-from orchestrator.delivery.applications.giving import KeyGiver
+from orchestrator.delivery.applications.master_end import MasterEnd
 
 FRESH_S = 2.0
 ANSWERS_S = 1.5
@@ -19,7 +19,7 @@ def cheapest(links: Links, first: str, last: str, bits: int) -> tuple[str, ...] 
     """The nodes between ``first`` and ``last`` on the cheapest way for ``bits``; None where there is none.
 
     A hop costs the part of its stock that the key takes away, so that scarce pairs are spared; a hop that holds less
-    than ``bits`` is none.  Of ways of the same cost the one with fewer hops, then the first by name.
+    than ``bits`` is none.  Of routes of the same cost the one with fewer hops, then the first by name.
     """
     reached: list[tuple[float, int, tuple[str, ...]]] = [(0.0, 0, (first,))]
     done: set[str] = set()
@@ -43,12 +43,14 @@ def bottleneck(links: Links, first: str, path: tuple[str, ...], last: str) -> in
     return min(links.get(here, {}).get(there, 0) for here, there in itertools.pairwise(way))
 
 
-class Ways:
+class Routes:
     """What this node knows of the stocks of others, as they told it last; thread-safe."""
 
-    def __init__(self, own: str, givers: Mapping[str, KeyGiver], present: Callable[[str], bool]) -> None:
+    def __init__(
+        self, own: str, master_ends: Mapping[str, MasterEnd], present: Callable[[str], bool]
+    ) -> None:
         self._own = own
-        self._givers = givers
+        self._master_ends = master_ends
         self._present = present
         self._lock = runtime.lock()
         self._known: dict[str, dict[str, int]] = {}
@@ -58,8 +60,10 @@ class Ways:
     def ask(self) -> Links:
         """Ask every node that is there; takes at most :data:`ANSWERS_S`."""
         deadline = runtime.now() + ANSWERS_S
-        asked = {peer: giver.links() for peer, giver in self._givers.items() if self._present(peer)}
-        known = {self._own: {peer: self._givers[peer].free_bits() for peer in asked}}
+        asked = {
+            peer: master_end.links() for peer, master_end in self._master_ends.items() if self._present(peer)
+        }
+        known = {self._own: {peer: self._master_ends[peer].free_bits() for peer in asked}}
         for peer, future in asked.items():
             try:
                 known[peer] = future.result(max(0.0, deadline - runtime.now()))
@@ -76,5 +80,5 @@ class Ways:
             self._asking = self._asking or old
             known = self._known
         if old:
-            runtime.spawn(self.ask, name="ways")
+            runtime.spawn(self.ask, name="key-routes")
         return known

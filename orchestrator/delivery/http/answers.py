@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from orchestrator.delivery.http.formats import Error, Key, KeyContainer, Status, relayed
+from orchestrator.delivery.http.formats import Error, Key, KeyContainer, relayed, standard_name
 from orchestrator.delivery.key_desk import DeliveredKey, DeliveryStatus
 
 _ENCODER = msgspec.json.Encoder()
@@ -22,8 +22,10 @@ _KEY_BYTES = 96
 
 def status_answer(status: DeliveryStatus) -> bytes:
     """Section 6.1."""
-    fields = {each: getattr(status, each) for each in Status.__struct_fields__ if hasattr(status, each)}
-    return _ENCODER.encode(Status(**fields, status_extension=relayed(status.path)))
+    said = {standard_name(name): value for name, value in vars(status).items() if name != "path"}
+    if status.path:
+        said["status_extension"] = relayed(status.path)
+    return _ENCODER.encode(said)
 
 
 def keys_answer(keys: Sequence[DeliveredKey]) -> bytearray:

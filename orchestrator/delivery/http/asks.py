@@ -3,6 +3,7 @@
 Section 5 of the standard has the paths and methods, section 6 the data formats.  What it leaves open is read strictly:
 an unknown field, parameter or a repeated name is refused, since an application that misspelt ``size`` would otherwise
 get keys of another length.  Every refusal is the standard's own: 400 for what can never be granted, 404 and 405 outside its paths.
+Here is asked only whether a request can be read; how many keys of what size, and which ids, is the desk's to judge.
 """
 
 from __future__ import annotations
@@ -12,29 +13,20 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
-from urllib.parse import parse_qsl, unquote_to_bytes
+from urllib.parse import parse_qsl, unquote
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from lab.key_delivery import SAE_ID_PATTERN, SAE_ID_RULE
 from orchestrator.decoding import json_decoder
 from orchestrator.delivery.http.formats import KeyIDs, KeyRequest
 
 BASE = "/api/v1/keys/"
 ENDPOINTS = {"status": ("GET",), "enc_keys": ("GET", "POST"), "dec_keys": ("GET", "POST")}
-SAE_ID_CHARACTERS = 128
-LARGEST_NUMBER = 2**31 - 1
-"""No number of keys or bits is above it; what a desk grants at most is in its status, far below."""
-
-NOT_FOUND = "one or more keys specified are not found on KME"
-"""The standard's words for a key that is unknown or already delivered (a desk says them)."""
-SIZE_NOT_BYTES = "size shall be a multiple of 8"
 MANDATORY_UNSUPPORTED = "not all extension_mandatory parameters are supported"
 
-_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 _DIGITS = re.compile(r"-?[0-9]{1,18}", re.ASCII)
-_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -74,7 +66,7 @@ class KeysAskedAsMaster:
 
 @dataclass(frozen=True)
 class KeysAskedAsSlave:
-    """Section 5.3, "Get key with key IDs"; ids in lower case, each once."""
+    """Section 5.3, "Get key with key IDs"; ids as they were written."""
 
     master: str
     key_ids: tuple[str, ...]
@@ -110,13 +102,11 @@ def place_of(method: str, target: str) -> Place:
     return Place(parts[1], _sae_id(parts[0]), query)
 
 
-def ask_of(caller: str, method: str, place: Place, content_type: str | None, body: bytes) -> Ask:
-    """What ``caller`` asks for at ``place``; raises KeyRequestRefusedError with 400.
+def ask_of(method: str, place: Place, content_type: str | None, body: bytes) -> Ask:
+    """What is asked for at ``place``; raises KeyRequestRefusedError with 400.
 
     ``content_type`` is that header as sent, None where there was none.
     """
-    if place.other == caller:
-        raise KeyRequestRefusedError(400, "master and slave are the same SAE")
     if method == "GET" and body:
         raise KeyRequestRefusedError(400, "a GET has no body; its parameters stand in the address")
     if method == "POST" and place.query:
@@ -131,26 +121,17 @@ def ask_of(caller: str, method: str, place: Place, content_type: str | None, bod
         number, size = (_whole(name, given[name]) if name in given else UNSET for name in ("number", "size"))
         return _master(place.other, KeyRequest(number, size))
     if method == "POST":
-        ids = [each.key_id for each in _read(content_type, body, KeyIDs).key_ids]
+        ids = tuple(each.key_id for each in _read(content_type, body, KeyIDs).key_ids)
     else:
-        ids = [*_parameters(place.query, ("key_ID",)).values()]
-    return KeysAskedAsSlave(place.other, _key_ids(ids))
+        ids = tuple(_parameters(place.query, ("key_ID",)).values())
+    return KeysAskedAsSlave(place.other, ids)
 
 
 def _sae_id(segment: str) -> str:
     """The SAE ID that one segment of a path holds."""
-    if not segment:
-        raise KeyRequestRefusedError(400, "the SAE ID in the path is empty")
-    if _PERCENT.search(segment):
-        raise KeyRequestRefusedError(400, "the SAE ID in the path has a % without two hexadecimal digits")
-    try:
-        name = unquote_to_bytes(segment).decode()
-    except UnicodeDecodeError:
-        raise KeyRequestRefusedError(400, "the SAE ID in the path is not UTF-8") from None
-    if len(name) > SAE_ID_CHARACTERS or _CONTROL.search(name):
-        raise KeyRequestRefusedError(
-            400, f"an SAE ID has at most {SAE_ID_CHARACTERS} characters and no control characters"
-        )
+    name = unquote(segment)
+    if not re.fullmatch(SAE_ID_PATTERN, name):
+        raise KeyRequestRefusedError(400, f"the SAE ID in the path is none: {SAE_ID_RULE}")
     return name
 
 
@@ -226,30 +207,12 @@ def _master(slave: str, asked: KeyRequest) -> KeysAskedAsMaster:
         )
     if asked.extension_mandatory:
         raise KeyRequestRefusedError(400, MANDATORY_UNSUPPORTED)
-    size_bits = _counted("size", asked.size)
-    if size_bits is not None and size_bits % 8:
-        raise KeyRequestRefusedError(400, SIZE_NOT_BYTES)
-    return KeysAskedAsMaster(slave, _counted("number", asked.number), size_bits)
+    return KeysAskedAsMaster(slave, _counted("number", asked.number), _counted("size", asked.size))
 
 
 def _counted(name: str, value: int | float | UnsetType) -> int | None:
     if value is UNSET:
         return None
-    if isinstance(value, float):
-        if not value.is_integer():
-            raise KeyRequestRefusedError(400, f"{name} shall be an integer")
-        value = int(value)
-    if not 1 <= value <= LARGEST_NUMBER:
-        raise KeyRequestRefusedError(400, f"{name} shall be positive, and at most what the status says")
-    return value
-
-
-def _key_ids(ids: Sequence[str]) -> tuple[str, ...]:
-    lowered = tuple(each.lower() for each in ids)
-    if not lowered:
-        raise KeyRequestRefusedError(400, "a key_ID is needed")
-    if not all(map(_UUID.fullmatch, lowered)):
-        raise KeyRequestRefusedError(400, "a key_ID shall be a UUID, 8-4-4-4-12 hexadecimal digits")
-    if len(set(lowered)) != len(lowered):
-        raise KeyRequestRefusedError(400, "a key_ID stands twice; each key is delivered once")
-    return lowered
+    if isinstance(value, float) and not value.is_integer():
+        raise KeyRequestRefusedError(400, f"{name} shall be an integer")
+    return int(value)

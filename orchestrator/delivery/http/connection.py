@@ -256,9 +256,7 @@ class Connection(asyncio.Protocol):
             caller = self._proved()
             self._place = place_of(method, target)
             body = bytes(self._body)
-            self._put(
-                caller.sae_id, ask_of(caller.sae_id, method, self._place, self._header(b"content-type"), body)
-            )
+            self._put(caller.sae_id, ask_of(method, self._place, self._header(b"content-type"), body))
         except KeyRequestRefusedError as refused:
             self._refuse(refused)
         except Exception as error:  # noqa: BLE001 - the caller gets an answer, and the error's text might hold key

@@ -1,4 +1,7 @@
-"""The data formats of ETSI GS QKD 014 v1.1.1, section 6, under the standard's names in JSON."""
+"""The data formats of ETSI GS QKD 014 v1.1.1, section 6, under the standard's names in JSON.
+
+"Status" (6.1) has the fields of :class:`~orchestrator.delivery.key_desk.DeliveryStatus` under :func:`standard_name`.
+"""
 
 from __future__ import annotations
 
@@ -14,26 +17,9 @@ def relayed(path: tuple[str, ...]) -> Relayed | UnsetType:
     return Relayed(RELAYED, path) if path else UNSET
 
 
-def _standard_name(field: str) -> str:
+def standard_name(field: str) -> str:
     """``max_sae_id_count`` is ``max_SAE_ID_count`` in the standard, and so with all others."""
     return field.replace("kme", "KME").replace("sae", "SAE").replace("_id", "_ID")
-
-
-class Status(msgspec.Struct, frozen=True, rename=_standard_name):
-    """Section 6.1; its fields are those of :class:`~orchestrator.delivery.key_desk.DeliveryStatus`."""
-
-    source_kme_id: str
-    target_kme_id: str
-    master_sae_id: str
-    slave_sae_id: str
-    key_size: int
-    stored_key_count: int
-    max_key_count: int
-    max_key_per_request: int
-    max_key_size: int
-    min_key_size: int
-    max_sae_id_count: int
-    status_extension: Relayed | UnsetType = UNSET
 
 
 class Relayed(msgspec.Struct, frozen=True):
@@ -43,7 +29,7 @@ class Relayed(msgspec.Struct, frozen=True):
     nodes: tuple[str, ...]
 
 
-class KeyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=_standard_name):
+class KeyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=standard_name):
     """Section 6.2; unset is not null, which no field may be.  In JSON, 256.0 is an integer as 256 is."""
 
     number: int | float | UnsetType = UNSET
@@ -53,7 +39,7 @@ class KeyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename
     extension_optional: tuple[dict[str, msgspec.Raw], ...] = ()
 
 
-class Key(msgspec.Struct, frozen=True, rename=_standard_name):
+class Key(msgspec.Struct, frozen=True, rename=standard_name):
     """One key of a container."""
 
     key_id: str
@@ -68,14 +54,14 @@ class KeyContainer(msgspec.Struct, frozen=True):
     keys: list[Key]
 
 
-class KeyID(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=_standard_name):
+class KeyID(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=standard_name):
     """One of :class:`KeyIDs`."""
 
     key_id: str
     key_id_extension: dict[str, msgspec.Raw] | UnsetType = UNSET
 
 
-class KeyIDs(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=_standard_name):
+class KeyIDs(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=standard_name):
     """Section 6.4."""
 
     key_ids: tuple[KeyID, ...]

@@ -1,11 +1,11 @@
-"""How the giving end asks the keeping end: the same bytes until an answer with the right MAC comes, or nothing can."""
+"""How the master's end asks the slave's end: the same bytes until an answer with the right MAC comes, or nothing can."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from orchestrator import runtime
-from orchestrator.delivery.applications.announcing import Answer, NotNow, Said, bound
+from orchestrator.delivery.applications.messages import Answer, NotNow, Said, bound
 from orchestrator.keystore.errors import TamperedError
 from orchestrator.keystore.store import KeyStore
 from orchestrator.wire.channel import Channel, ChannelTimeoutError
@@ -19,10 +19,10 @@ PAUSE_S = 0.1
 """After a failure of the channel, or while the stores are being compared."""
 
 Connect = Callable[[], Channel | None]
-"""A fresh channel to the peer's keeping end; None while the peer is not there."""
+"""A fresh channel to the slave's end at the peer; None while the peer is not there."""
 
 
-class Talk:
+class Exchange:
     """One end of the conversation with ``peer``; one thread."""
 
     def __init__(self, store: KeyStore, peer: str, connect: Connect, stop: runtime.Event) -> None:
@@ -45,7 +45,12 @@ class Talk:
         self._channel = None
 
     def ask(
-        self, said: bytes, fits: Callable[[Said], bool], meanwhile: Callable[[], None], *, tries: int = 0
+        self,
+        said: bytes,
+        fits: Callable[[Said], bool],
+        meanwhile: Callable[[], None] = lambda: None,
+        *,
+        tries: int = 0,
     ) -> Said:
         """Say ``said`` until something that ``fits`` is answered; ``meanwhile`` is called now and then, and may raise.
 
@@ -81,7 +86,3 @@ class Talk:
             raise TamperedError(f"an answer of {peer} about keys carries a wrong MAC")
         heard: Said = decode(answer.body, Said)
         return heard
-
-
-def nothing() -> None:
-    """Meanwhile."""

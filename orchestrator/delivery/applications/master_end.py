@@ -1,4 +1,4 @@
-"""The giving end of key delivery to one peer: orders of applications become batches of keys that the peer holds too.
+"""The master's end of key delivery to one peer: orders of applications become batches of keys that the peer holds too.
 
 One thread per peer.  Orders that arrive within :data:`GATHER_S`, and while a batch is on its way, share the next
 batch: one tag, one commit at each end.  An order is answered once the peer said that it holds the keys, and after the
@@ -15,7 +15,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from orchestrator import runtime
-from orchestrator.delivery.applications.announcing import (
+from orchestrator.delivery.applications.exchange import PAUSE_S, Connect, Exchange
+from orchestrator.delivery.applications.messages import (
     CARRIED_BITS,
     MOST_KEYS,
     Announce,
@@ -26,21 +27,19 @@ from orchestrator.delivery.applications.announcing import (
     Links,
     Said,
     bound,
-    places,
 )
-from orchestrator.delivery.applications.aside import WHERE_S, KeysAside
-from orchestrator.delivery.applications.opening import WindowOpener
 from orchestrator.delivery.applications.orders import (
     Order,
     not_kept,
     too_little_key,
     uuid_bytes,
 )
-from orchestrator.delivery.applications.talking import PAUSE_S, Connect, Talk, nothing
+from orchestrator.delivery.applications.pending_keys import WHERE_S, PendingKeys
+from orchestrator.delivery.applications.window_offers import WindowOpener
 from orchestrator.delivery.key_desk import DeliveredKey, KeysUnavailableError
 from orchestrator.events.status import pair_name
 from orchestrator.keystore.errors import AgreementError, KeyStoreError, LaneShortError
-from orchestrator.keystore.lanes import Range
+from orchestrator.keystore.lanes import Range, places
 from orchestrator.keystore.store import KeyStore
 from orchestrator.keystore.windows import WindowGoneError
 from orchestrator.log_context import now_about
@@ -77,7 +76,7 @@ class _Question:
     future: runtime.Future[dict[str, int]]
 
 
-class KeyGiver:
+class MasterEnd:
     """Gives keys that this node shares with ``peer``; see the module text."""
 
     def __init__(
@@ -87,7 +86,7 @@ class KeyGiver:
         connect: Connect,
         *,
         today: Callable[[], int],
-        key_waits_s: float = 3600.0,
+        key_waits_s: float,
         randomness: RandomBytes = random_bytes,
     ) -> None:
         """``today``: the UTC day, in days since 1970, under which use is booked."""
@@ -100,15 +99,15 @@ class KeyGiver:
         self._orders: list[Order] = []
         self._questions: list[_Question] = []
         self._sent: _Sent | None = None
-        self._aside = KeysAside(store, peer, today=today, key_waits_s=key_waits_s)
+        self._pending = PendingKeys(store, peer, today=today, key_waits_s=key_waits_s)
         self._stop = runtime.event()
-        self._talk = Talk(store, peer, connect, self._stop)
+        self._exchange = Exchange(store, peer, connect, self._stop)
         self._thread: runtime.Thread | None = None
         self._windows = WindowOpener(store, peer)
         self.batches = 0
 
     def start(self) -> None:
-        self._thread = runtime.spawn(self._work, name=f"give-{self.peer}")
+        self._thread = runtime.spawn(self._work, name=f"keys-to-{self.peer}")
 
     def close(self) -> None:
         """Stop; orders that wait fail with KeysUnavailableError."""
@@ -185,7 +184,7 @@ class KeyGiver:
             except (ChannelError, AgreementError, WireError) as error:
                 logger.info("key delivery with %s: %s", self.peer, error)
                 self._answer_questions({})
-                self._talk.drop()
+                self._exchange.drop()
                 self._stop.wait(PAUSE_S)
             except KeyStoreError as error:
                 logger.warning("key delivery with %s: %s", self.peer, error)
@@ -194,11 +193,11 @@ class KeyGiver:
             except Exception:
                 logger.exception("key delivery with %s failed", self.peer)
                 self._fail_all("the node failed; see its log")
-                self._talk.drop()
+                self._exchange.drop()
                 self._stop.wait(PAUSE_S)
 
     def _busy(self) -> bool:
-        return bool(self._orders or self._sent or self._questions or self._aside.travelling())
+        return bool(self._orders or self._sent or self._questions or self._pending.travelling())
 
     def _take_in(self, item: Order | _Question | None) -> None:
         if isinstance(item, Order):
@@ -209,7 +208,7 @@ class KeyGiver:
     def _gather(self) -> None:
         """Take in orders: at once what is there, and for a short while what follows the first."""
         patience_s = 0.0 if self._orders or self._sent or self._questions else POLL_S
-        deadline = runtime.now() + (min(patience_s, WHERE_S) if self._aside.travelling() else patience_s)
+        deadline = runtime.now() + (min(patience_s, WHERE_S) if self._pending.travelling() else patience_s)
         while True:
             if self._orders and self._sent is None:
                 deadline = min(deadline, self._orders[0].came_s + GATHER_S)
@@ -231,7 +230,7 @@ class KeyGiver:
         """Late orders fail; the keys of one in a batch that nobody answers stay for the next of its kind."""
         now = runtime.now()
         sent = self._sent.orders if self._sent is not None else []
-        for order in [*self._orders, *sent, *self._aside.travelling()]:
+        for order in [*self._orders, *sent, *self._pending.travelling()]:
             if order.expires_s <= now:
                 order.fail(
                     KeysUnavailableError(
@@ -239,15 +238,15 @@ class KeyGiver:
                     )
                 )
         self._orders = [order for order in self._orders if not order.future.done()]
-        self._aside.burn_late(now)
+        self._pending.burn_late(now)
 
     def _serve(self) -> None:
         if self._questions:
-            linked = self._talk.ask(encode(Links()), lambda said: isinstance(said, Linked), nothing, tries=2)
+            linked = self._exchange.ask(encode(Links()), lambda said: isinstance(said, Linked), tries=2)
             self._answer_questions(linked.bits if isinstance(linked, Linked) else {})
-        self._aside.ask_where(self._talk)
+        self._pending.ask_where(self._exchange)
         if self._sent is None:
-            self._orders = self._aside.serve(self._orders)
+            self._orders = self._pending.serve(self._orders)
             if not self._orders:
                 return
             if not self._store.letters(self.peer).settled_with:
@@ -356,9 +355,9 @@ class KeyGiver:
         for order in sent.orders:
             keys = {key_id: leased[key_id] for key_id in order.key_ids if key_id in stay}
             if keys and order.onward:
-                self._aside.sent_on(order, keys)
+                self._pending.sent_on(order, keys)
             else:
-                self._aside.put(order, keys)
+                self._pending.put(order, keys)
         for order in alive:
             order.future.set_result(order.keys(bits))
 
@@ -371,7 +370,7 @@ class KeyGiver:
         def fits(said: Said) -> bool:
             return isinstance(said, Kept) and said.start == sent.batch.start
 
-        kept = self._talk.ask(sent.said, fits, meanwhile)
+        kept = self._exchange.ask(sent.said, fits, meanwhile)
         return {each.key_id: each.why for each in kept.unkept} if isinstance(kept, Kept) else {}
 
     def _check_window(self, sent: _Sent) -> None:
@@ -396,7 +395,7 @@ class KeyGiver:
             if found is not None:
                 return found
             missing = sum(sizes) - (runs[-1].n_bits if runs else 0)
-            if not self._windows.open(self._talk.channel(), max(missing, max(sizes))):
+            if not self._windows.open(self._exchange.channel(), max(missing, max(sizes))):
                 self._stop.wait(PAUSE_S)
                 return None
         raise LaneShortError(self.peer, self._lane, max(sizes))
@@ -406,6 +405,6 @@ class KeyGiver:
         if self._sent is not None and self._stop.is_set():
             orders += self._sent.orders
         if self._stop.is_set():
-            orders += self._aside.travelling()
+            orders += self._pending.travelling()
         for order in orders:
             order.fail(KeysUnavailableError(reason))

@@ -1,4 +1,4 @@
-"""Keys that wait at the giving end: given up by their application, or on their way to the end of a path."""
+"""Keys that wait at the master's end: given up by their application, or on their way to the end of a path."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from orchestrator import runtime
-from orchestrator.delivery.applications.announcing import MOST_KEYS, Arrived, Said, Where
+from orchestrator.delivery.applications.exchange import Exchange
+from orchestrator.delivery.applications.messages import MOST_KEYS, Arrived, Said, Where
 from orchestrator.delivery.applications.orders import Kind, Order
-from orchestrator.delivery.applications.talking import Talk, nothing
 from orchestrator.delivery.key_desk import KeysUnavailableError
 from orchestrator.keystore.errors import KeyStoreError
 from orchestrator.keystore.store import KeyStore
@@ -36,7 +36,7 @@ class _Travel:
     arrived: set[bytes] = field(default_factory=set)
 
 
-class KeysAside:
+class PendingKeys:
     """The keys of one peer's lane that have left their window and not this store; one thread."""
 
     def __init__(self, store: KeyStore, peer: str, *, today: Callable[[], int], key_waits_s: float) -> None:
@@ -100,7 +100,7 @@ class KeysAside:
         else:
             order.future.set_result(order.keys(dict(zip(order.key_ids, bits, strict=True))))
 
-    def ask_where(self, talk: Talk) -> None:
+    def ask_where(self, exchange: Exchange) -> None:
         """Ask the peer, now and then, whether keys that go further have arrived."""
         if not self._travels or runtime.now() - self._asked_s < WHERE_S:
             return
@@ -112,7 +112,7 @@ class KeysAside:
         def fits(said: Said) -> bool:
             return isinstance(said, Arrived) and asked.issuperset((*said.arrived, *said.lost))
 
-        heard = talk.ask(encode(Where(tuple(asked))), fits, nothing, tries=2)
+        heard = exchange.ask(encode(Where(tuple(asked))), fits, tries=2)
         self._asked_s = runtime.now()
         if isinstance(heard, Arrived):
             for travel in list(self._travels):

@@ -1,8 +1,8 @@
-"""Lease windows from the giving end: offered under a one-time tag until the peer has accepted."""
+"""Lease windows from the master's end: offered under a one-time tag until the peer has accepted."""
 
 from __future__ import annotations
 
-from orchestrator.delivery.applications.announcing import Answer, NotNow
+from orchestrator.delivery.applications.messages import Answer, NotNow
 from orchestrator.delivery.key_desk import KeysUnavailableError
 from orchestrator.keystore.errors import AgreementError, LaneShortError
 from orchestrator.keystore.lanes import AUTH_LANES, LOW_WATER_BITS, Range

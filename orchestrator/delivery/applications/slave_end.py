@@ -1,8 +1,8 @@
-"""The keeping end of key delivery: copies that wait here for the applications of this node.
+"""The slave's end of key delivery: copies that wait here for the applications of this node.
 
-A thread per peer listens on the channel that the peer's giving end opened last.  A window, and a batch out of it, is
+A thread per peer listens on the channel that the master's end at the peer opened last.  A window, and a batch out of it, is
 held durably before it is answered; a batch that is said again is answered again with the same words.  Keys wait on the
-:class:`Shelf` until their application fetches them, until their time is over, or until this node starts again; each
+:class:`~orchestrator.delivery.applications.shelf.Shelf` until their application fetches them, until their time is over, or until this node starts again; each
 leaves once, and all requests that arrive while a commit is being made share the next one.
 """
 
@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from orchestrator import runtime
-from orchestrator.delivery.applications.announcing import (
+from orchestrator.delivery.applications.messages import (
     Announce,
     Answer,
     Arrived,
@@ -32,11 +32,12 @@ from orchestrator.delivery.applications.announcing import (
 )
 from orchestrator.delivery.applications.orders import uuid_text
 from orchestrator.delivery.applications.relaying import KeyRelay, uncarried
+from orchestrator.delivery.applications.shelf import Shelf, Waiting
 from orchestrator.delivery.key_desk import (
+    NOT_FOUND,
     BadKeyRequestError,
     DeliveredKey,
     KeysUnavailableError,
-    WrongCallerError,
 )
 from orchestrator.events.status import pair_name
 from orchestrator.keystore.errors import KeyStoreError, RefusedError
@@ -45,7 +46,7 @@ from orchestrator.keystore.reserving import Accept, Offer
 from orchestrator.keystore.steps import Expect
 from orchestrator.keystore.store import KeyStore
 from orchestrator.keystore.tagged import TaggedChannel
-from orchestrator.keystore.windows import LeasedKey, Use, WindowGoneError
+from orchestrator.keystore.windows import Use, WindowGoneError
 from orchestrator.log_context import now_about
 from orchestrator.one_time_tags import one_time_tag_fits
 from orchestrator.protocols.epsilons import forgery_bound
@@ -56,66 +57,6 @@ from orchestrator.wire.codec import WireError, decode, encode
 logger = logging.getLogger(__name__)
 
 LISTEN_S = 0.5
-NOT_FOUND = "one or more keys specified are not found on KME"
-
-
-@dataclass(frozen=True)
-class Waiting:
-    """A key that waits for ``slave``; ``expires_s`` in monotonic seconds."""
-
-    peer: str
-    key: LeasedKey
-    master: str
-    slave: str
-    expires_s: float
-    path: tuple[str, ...] = ()
-    carried: bytes = b""
-
-
-class Shelf:
-    """The keys that wait here, by id; any thread."""
-
-    def __init__(self, most_per_sae: int) -> None:
-        self._most = most_per_sae
-        self._lock = runtime.lock()
-        self._waiting: dict[str, Waiting] = {}
-        self._counts: Counter[str] = Counter()
-
-    def full_with(self, slave: str, more: int) -> bool:
-        """Whether no further key may wait for ``slave`` once ``more`` others do."""
-        with self._lock:
-            return self._counts[slave] + more >= self._most
-
-    def put(self, key: Waiting) -> None:
-        with self._lock:
-            self._waiting[uuid_text(key.key.key_id)] = key
-            self._counts[key.slave] += 1
-
-    def find(self, slave: str, master: str, key_ids: Sequence[str]) -> list[Waiting]:
-        """Raises WrongCallerError where a key waits for another application, BadKeyRequestError where it does not wait."""
-        with self._lock:
-            found = [self._waiting.get(key_id.lower()) for key_id in key_ids]
-        if any(key is not None and key.slave != slave for key in found):
-            raise WrongCallerError(f"a key asked for is not for {slave}")
-        keys = [key for key in found if key is not None and key.master == master]
-        if len(keys) != len(key_ids):
-            raise BadKeyRequestError(NOT_FOUND)
-        return keys
-
-    def drop(self, keys: Sequence[Waiting]) -> None:
-        with self._lock:
-            for key in keys:
-                if self._waiting.pop(uuid_text(key.key.key_id), None) is not None:
-                    self._counts[key.slave] -= 1
-
-    def late(self, now_s: float) -> list[Waiting]:
-        with self._lock:
-            return [key for key in self._waiting.values() if key.expires_s <= now_s]
-
-    def counts(self) -> dict[str, int]:
-        """Keys that wait, per application."""
-        with self._lock:
-            return {slave: count for slave, count in self._counts.items() if count}
 
 
 @dataclass
@@ -124,7 +65,7 @@ class _Fetch:
     future: runtime.Future[list[DeliveredKey]]
 
 
-class KeyKeeper:
+class SlaveEnd:
     """Keeps copies for the applications of this node; see the module text."""
 
     def __init__(
@@ -133,8 +74,8 @@ class KeyKeeper:
         serves: Callable[[str], bool],
         *,
         today: Callable[[], int],
-        most_per_sae: int = 4096,
-        key_waits_s: float = 3600.0,
+        most_per_sae: int,
+        key_waits_s: float,
         relay: KeyRelay | None = None,
     ) -> None:
         """``serves(SAE)``: whether this node serves that application; without a ``relay``, no relayed key comes in."""
@@ -240,9 +181,9 @@ class KeyKeeper:
     # -- in, from the peers --------------------------------------------------------------------------
 
     def listen(self, peer: str, channel: Channel) -> None:
-        """Serve the giving end of ``peer`` on a channel that it opened; the one before it is left."""
+        """Serve the master's end of ``peer`` on a channel that it opened; the one before it is left."""
         self._newest[peer] = channel
-        runtime.spawn(self._listen, peer, channel, name=f"keep-{peer}")
+        runtime.spawn(self._listen, peer, channel, name=f"keys-from-{peer}")
 
     def _listen(self, peer: str, channel: Channel) -> None:
         now_about(pair=pair_name(self._store.ends(peer)))
@@ -324,34 +265,38 @@ class KeyKeeper:
 
     def _hold(self, peer: str, batch: Batch, forgery: float) -> tuple[Unkept, ...]:
         why: dict[bytes, Unkept] = {}
+        stay: list[KeyNote] = []
+        onward: list[tuple[KeyNote, str]] = []
         coming: Counter[str] = Counter()
         for note in batch.keys:
-            refused = self._refused(peer, note, coming[note.slave])
-            if refused is not None:
+            if self._store.owner in note.path:
+                following = self._relay.next_node(peer, note) if self._relay else None
+                if following is None:
+                    why[note.key_id] = Unkept(note.key_id, "relay")
+                else:
+                    onward.append((note, following))
+            elif (refused := self._refused(peer, note, coming[note.slave])) is not None:
                 why[note.key_id] = Unkept(note.key_id, refused)
-            elif self._store.owner not in note.path:
+            else:
                 coming[note.slave] += 1
+                stay.append(note)
         self._store.windows.hand(
             peer, batch.start, [note.leased() for note in batch.keys], why.keys(), forgery
         )
         expires_s = runtime.now() + self._key_waits_s
-        kept = [note for note in batch.keys if note.key_id not in why]
-        for note in kept:
-            if self._store.owner not in note.path:
-                self.shelf.put(
-                    Waiting(peer, note.leased(), note.master, note.slave, expires_s, note.path, note.carried)
-                )
+        for note in stay:
+            self.shelf.put(
+                Waiting(peer, note.leased(), note.master, note.slave, expires_s, note.path, note.carried)
+            )
         if self._relay is not None:
-            self._relay.take(peer, [note for note in kept if self._store.owner in note.path])
+            self._relay.take(peer, onward)
         return tuple(why.values())
 
     def _refused(self, peer: str, note: KeyNote, coming: int) -> Why | None:
-        """Why a key may not wait here."""
-        if note.path and (self._relay is None or len(note.carried) not in (0, note.n_bits // 8)):
-            return "relay"
-        if self._store.owner in note.path:
-            return "relay" if self._relay is None or self._relay.next_node(peer, note) is None else None
-        if bool(note.carried) != bool(note.path) or (note.path and note.path[-1] != peer):
+        """Why a key may not wait here for an application of this node."""
+        due_bytes = note.n_bits // 8 if note.path else 0
+        strange = note.path and (self._relay is None or note.path[-1] != peer)
+        if strange or len(note.carried) != due_bytes:
             return "relay"
         if not self._serves(note.slave):
             return "unknown"

@@ -1,8 +1,8 @@
 """What two nodes say about keys for applications: windows of a lane, and batches of keys out of them.
 
-On a channel that the giving node opens (topic ``keys/...``)::
+On a channel that the master's node opens (topic ``keys/...``)::
 
-    giving node                                              keeping node
+    master's node                                              slave's node
       Offer(range, context)          [one-time tag]  ->      follows, durably
                                      <-  [one-time tag]      Accept(range, context)
       Announce(Batch(...), tag)                      ->      checks, holds every key, durably
@@ -23,11 +23,11 @@ the path.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Annotated, Literal, TypeAlias
 
 from msgspec import Meta
 
+from lab.key_delivery import SAE_ID_CHARACTERS
 from orchestrator.keystore.lanes import Range
 from orchestrator.keystore.pair_macs import MAC_BYTES
 from orchestrator.keystore.windows import KEY_ID_BYTES, LeasedKey
@@ -40,7 +40,7 @@ MOST_KEYS = 1024
 """Keys in one batch."""
 Position: TypeAlias = Annotated[int, Meta(ge=0, lt=1 << 62)]
 KeyId: TypeAlias = Annotated[bytes, Meta(min_length=KEY_ID_BYTES, max_length=KEY_ID_BYTES)]
-SaeName: TypeAlias = Annotated[str, Meta(min_length=1, max_length=64)]
+SaeName: TypeAlias = Annotated[str, Meta(min_length=1, max_length=SAE_ID_CHARACTERS)]
 Why: TypeAlias = Literal["full", "unknown", "relay"]
 """Why a key is not kept: too many wait for that application, this node does not serve it, or relays no keys (that way)."""
 MOST_HOPS = 8
@@ -81,7 +81,7 @@ class Announce(Message, frozen=True):
 
 
 class Unkept(Message, frozen=True):
-    """A key of the batch that the keeping node burnt."""
+    """A key of the batch that the slave's node burnt."""
 
     key_id: KeyId
     why: Why
@@ -136,18 +136,3 @@ def bound(label: str, generation: int, sender: str, receiver: str, body: bytes) 
     """What a tag or MAC covers besides the body: purpose, direction and generation of the pair."""
     names = b"".join(len(name).to_bytes(2, "big") + name.encode() for name in (sender, receiver))
     return f"qunetlab-{label}-v1".encode() + names + generation.to_bytes(8, "big") + body
-
-
-def places(runs: Iterable[Range], sizes: Iterable[int]) -> list[Range] | None:
-    """Where ranges of these sizes fit in ``runs``, one after the other and none over a gap; None if they do not."""
-    rest = iter(runs)
-    run = next(rest, None)
-    found: list[Range] = []
-    for size in sizes:
-        while run is not None and run.n_bits < size:
-            run = next(rest, None)
-        if run is None:
-            return None
-        found.append(Range(run.start, size))
-        run = Range(run.start + size, run.n_bits - size)
-    return found

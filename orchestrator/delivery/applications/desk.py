@@ -1,7 +1,7 @@
 """The key desk of one node: which application may have what, and how much of it.
 
-It knows the applications of the testbed file, checks every request before any key moves, and hands it to the giving end
-towards the peer (:mod:`orchestrator.delivery.applications.giving`) or to the keeping end (:mod:`orchestrator.delivery.applications.keeping`).
+It knows the applications of the testbed file, checks every request before any key moves, and hands it to the master's end
+towards the peer (:mod:`orchestrator.delivery.applications.master_end`) or to the slave's end (:mod:`orchestrator.delivery.applications.slave_end`).
 What is answered follows ETSI GS QKD 014 v1.1.1, sections 5 and 6.
 """
 
@@ -10,13 +10,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 from lab.key_delivery import Application, KeyDelivery
 from orchestrator import runtime
-from orchestrator.delivery.applications.giving import KeyGiver
-from orchestrator.delivery.applications.keeping import KeyKeeper
-from orchestrator.delivery.applications.routes import Ways, bottleneck, cheapest
+from orchestrator.delivery.applications.master_end import MasterEnd
+from orchestrator.delivery.applications.routes import Routes, bottleneck, cheapest
+from orchestrator.delivery.applications.slave_end import SlaveEnd
 from orchestrator.delivery.key_desk import (
+    KEY_ID_PATTERN,
     BadKeyRequestError,
     DeliveredKey,
     DeliveryStatus,
@@ -29,10 +31,8 @@ from orchestrator.keystore.errors import KeyStoreError
 from orchestrator.keystore.store import KeyStore
 from orchestrator.one_time_tags import TAG_KEY_BITS
 
-UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
-
-class KeyOffice:
+class NodeKeyDesk:
     """The :class:`~orchestrator.delivery.key_desk.KeyDesk` of the node of ``user``; thread-safe."""
 
     def __init__(
@@ -41,18 +41,18 @@ class KeyOffice:
         delivery: KeyDelivery,
         applications: Mapping[str, Application],
         store: KeyStore,
-        givers: Mapping[str, KeyGiver],
-        keeper: KeyKeeper,
+        master_ends: Mapping[str, MasterEnd],
+        slave_end: SlaveEnd,
         *,
         today: Callable[[], int],
         tell: Callable[[DeliveryEvent], None] = lambda _: None,
-        ways: Ways | None = None,
+        routes: Routes | None = None,
     ) -> None:
-        """``givers`` by the name of the peer; ``tell`` is given every delivery and refusal.
+        """``master_ends`` by the name of the peer; ``tell`` is given every delivery and refusal.
 
-        ``ways``: how a pair that holds too little may be served by nodes in the middle; None: not at all.
+        ``routes``: how a pair that holds too little may be served by nodes in the middle; None: not at all.
         """
-        self._ways = ways
+        self._routes = routes
         self._lock = runtime.lock()
         self._day = -1
         self._used: dict[str, int] = {}
@@ -61,8 +61,8 @@ class KeyOffice:
         self._delivery = delivery
         self._applications = dict(applications)
         self._store = store
-        self._givers = givers
-        self._keeper = keeper
+        self._master_ends = master_ends
+        self._slave_end = slave_end
         self._today = today
         self._tell = tell
         self._rates = {name: _Rate(entry.requests_per_s) for name, entry in applications.items()}
@@ -76,19 +76,19 @@ class KeyOffice:
 
     def status(self, caller: str, slave: str) -> DeliveryStatus:
         """See :meth:`orchestrator.delivery.key_desk.KeyDesk.status`."""
-        giver, rules = self._giver(caller, slave), self._delivery
+        master_end, rules = self._master_end(caller, slave), self._delivery
         size: int = rules.key_size_bits
         path: tuple[str, ...] = ()
         with _store_failures():
-            free_bits = giver.free_bits()
-        if self._ways is not None and free_bits < size + TAG_KEY_BITS:
-            links = self._ways.known()
-            found = cheapest(links, self._user, giver.peer, size + TAG_KEY_BITS)
+            free_bits = master_end.free_bits()
+        if self._routes is not None and free_bits < size + TAG_KEY_BITS:
+            links = self._routes.known()
+            found = cheapest(links, self._user, master_end.peer, size + TAG_KEY_BITS)
             if found:
-                path, free_bits = found, bottleneck(links, self._user, found, giver.peer)
+                path, free_bits = found, bottleneck(links, self._user, found, master_end.peer)
         return DeliveryStatus(
             source_kme_id=self._user,
-            target_kme_id=giver.peer,
+            target_kme_id=master_end.peer,
             master_sae_id=caller,
             slave_sae_id=slave,
             key_size=size,
@@ -106,36 +106,37 @@ class KeyOffice:
         """See :meth:`orchestrator.delivery.key_desk.KeyDesk.enc_keys`."""
 
         def ask() -> tuple[str, runtime.Future[list[DeliveredKey]]]:
-            giver = self._giver(caller, slave)
+            master_end = self._master_end(caller, slave)
             count = 1 if number is None else number
             size = self._delivery.key_size_bits if size_bits is None else size_bits
             self._check_size(count, size)
-            direct = self._ways is None or giver.free_bits() >= count * size + TAG_KEY_BITS
+            enough = master_end.free_bits() >= count * size + TAG_KEY_BITS
             give_back = self._take_quota(caller, count * size)
-            if direct:
-                future = giver.order(caller, slave, count, size)
+            if enough or self._routes is None:
+                future = master_end.order(caller, slave, count, size)
             else:
-                future = runtime.call(
-                    self._by_the_way, giver, caller, slave, count, size, name="relayed-keys"
-                )
+                order = partial(self._relayed, self._routes, master_end, caller, slave, count, size)
+                future = runtime.call(order, name="relayed-keys")
             future.add_done_callback(
                 lambda done: give_back() if done.cancelled() or done.exception() else None
             )
-            return giver.peer, future
+            return master_end.peer, future
 
         return self._asked(caller, "master", ask)
 
-    def _by_the_way(
-        self, giver: KeyGiver, caller: str, slave: str, count: int, size: int
+    def _relayed(
+        self, routes: Routes, master_end: MasterEnd, caller: str, slave: str, count: int, size: int
     ) -> list[DeliveredKey]:
-        """Keys relayed by nodes in the middle, where there is a way for them; otherwise what the pair itself says."""
-        assert self._ways is not None
+        """Keys relayed by nodes in the middle, where there is a way for them; otherwise what the pair itself says.
+
+        Stocks are asked for anew, as a hop of the last answer may be gone; requests at once share the questions.
+        """
         needed = count * size + 2 * TAG_KEY_BITS
         with _store_failures():
-            path = cheapest(self._ways.ask(), self._user, giver.peer, needed)
+            path = cheapest(routes.ask(), self._user, master_end.peer, needed)
         if path:
-            return self._givers[path[0]].order(caller, slave, count, size, path=path).result()
-        return giver.order(caller, slave, count, size).result()
+            return self._master_ends[path[0]].order(caller, slave, count, size, path=path).result()
+        return master_end.order(caller, slave, count, size).result()
 
     def dec_keys(
         self, caller: str, master: str, key_ids: Sequence[str]
@@ -143,16 +144,16 @@ class KeyOffice:
         """See :meth:`orchestrator.delivery.key_desk.KeyDesk.dec_keys`."""
 
         def ask() -> tuple[str, runtime.Future[list[DeliveredKey]]]:
-            giver = self._giver(caller, master)
+            master_end = self._master_end(caller, master)
             if not 1 <= len(key_ids) <= self._delivery.max_keys_per_request:
                 raise BadKeyRequestError(
                     f"a request names 1 to {self._delivery.max_keys_per_request} keys, got {len(key_ids)}"
                 )
-            if any(not UUID.fullmatch(key_id) for key_id in key_ids):
-                raise BadKeyRequestError("a key_ID is not a UUID")
+            if not all(re.fullmatch(KEY_ID_PATTERN, key_id) for key_id in key_ids):
+                raise BadKeyRequestError("a key_ID shall be a UUID, 8-4-4-4-12 hexadecimal digits")
             if len({key_id.lower() for key_id in key_ids}) != len(key_ids):
-                raise BadKeyRequestError("a key_ID is named twice")
-            return giver.peer, self._keeper.fetch(caller, master, key_ids)
+                raise BadKeyRequestError("a key_ID stands twice; each key is delivered once")
+            return master_end.peer, self._slave_end.fetch(caller, master, key_ids)
 
         return self._asked(caller, "slave", ask)
 
@@ -187,8 +188,8 @@ class KeyOffice:
     def _named(self, caller: str) -> str:
         return caller if self.serves(caller) else ""
 
-    def _giver(self, caller: str, other: str) -> KeyGiver:
-        """The giving end towards the node of ``other``.  Raises WrongCallerError or BadKeyRequestError."""
+    def _master_end(self, caller: str, other: str) -> MasterEnd:
+        """The master's end towards the node of ``other``.  Raises WrongCallerError or BadKeyRequestError."""
         if not self.serves(caller):
             raise WrongCallerError(f"{caller} is no application of this node")
         entry = self._applications.get(other)
@@ -198,7 +199,7 @@ class KeyOffice:
             raise BadKeyRequestError("the other application is not known here")
         if entry.user == self._user:
             raise BadKeyRequestError(f"{other} is served by this node too; keys are shared between two nodes")
-        return self._givers[entry.user]
+        return self._master_ends[entry.user]
 
     def _check_size(self, number: int, size_bits: int) -> None:
         rules = self._delivery
