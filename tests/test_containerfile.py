@@ -50,7 +50,7 @@ def faults(text: str) -> list[str]:
             json.loads(said.get(word, ""))
         except ValueError:
             found.append(f"{word} is missing or goes through a shell, which keeps signals from the role")
-    if "/healthz" not in said.get("HEALTHCHECK", ""):
+    if "lab.runs.watched.healthy" not in said.get("HEALTHCHECK", ""):
         found.append("nothing asks whether it is well")
     return found
 

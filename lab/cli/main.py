@@ -175,7 +175,10 @@ def init(
         passphrase=passphrase,
         applications=applications_named(sae or ()),
     )
-    text = f"Created {path}\nSecrets are in {folder / 'secrets'} (0600): carry each role's folder to its machine."
+    text = (
+        f"Created {path}\nSecrets are in {folder / 'secrets'} (0600). `qunetlab init {folder} --export ROLE` moves what the machine "
+        "of a role needs."
+    )
     if uncalibrated:
         text += (
             "\nNobody has calibrated this ring: its file has the values of its order, and no plan promises key."

@@ -33,7 +33,7 @@ def systemd(
     as_json: Json = False,
 ) -> None:
     """Write systemd units: ready and alive by word, restarted with growing pauses, and little else of the machine in reach."""
-    from lab.runs.services.writing import units_here, write_units
+    from lab.runs.services.writing import make_ready, units_here, write_units
 
     if bool(roles) == every:
         raise ValueError("name roles, or --all for those whose secrets are here")
@@ -44,6 +44,7 @@ def systemd(
         text = "\n".join(f"# {name}\n{unit}" for name, unit in units.items())
         show({"units": units, "written": []}, as_json, text)
         return
+    make_ready(testbed, roles or (), user=user)
     written = write_units(units, out)
     names = " ".join(path.name for path in written if path.suffix == ".target") or " ".join(
         path.name for path in written

@@ -48,7 +48,7 @@ def home_of(testbed: Path) -> Path:
     if not (home / SECRETS).is_dir():
         raise FolderError(
             f"there are no secrets in {home / SECRETS}: `qunetlab init FOLDER --template {find_testbed(testbed)}` makes a "
-            "folder that has them, or carry those of the roles of this machine there"
+            f"folder that has them, and `qunetlab init {home} --import PARCEL` takes in those of a role of this machine"
         )
     return home
 

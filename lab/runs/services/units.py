@@ -16,21 +16,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from drivers.catalogue import AddressKind, row
+from drivers.guard import GUARD_LIMIT_S
 from lab.claims import LOCKS
-from lab.key_delivery import AUTHORITY_FOLDER, SAE_FOLDER_PREFIX
+from lab.runs.attacks.places import SIMULATOR
 from lab.runs.roles.service_manager import loop_limit_s
 from lab.runs.testbeds.folder import SECRETS, STATE, TESTBED_FILE
 from lab.testbed import Testbed
 
 SIMULATE = "simulate"
 TARGET = "qunetlab.target"
+CLAIMS = "qunetlab-claims.service"
 CREDENTIAL = "store.cred"
 """In a user's secrets folder: ``store.key``, sealed by ``systemd-creds encrypt``."""
-"""A role's loop turns every second at least; that of the learning server stands still while it evaluates a model."""
-STOP_S = 60
-"""Longer than a guard waits for light to go."""
+STOP_S = round(GUARD_LIMIT_S) + 30
+"""A role tries to make its instruments safe, and then its guard."""
 GROWING_PAUSES = 254
 """The version of systemd that knows RestartSteps=."""
+HIDING = ":ro,mode=0755"
+"""Options of the empty file system over secrets and states."""
 TEMPORARY = (Path("/tmp"), Path("/var/tmp"))
 HOMES = (Path("/home"), Path("/root"), Path("/run/user"))
 
@@ -57,14 +60,14 @@ def file_name(role: str) -> str:
     return f"qunetlab-{role}.service"
 
 
-def unit(testbed: Testbed, role: str, places: Places, others: Sequence[str] = ()) -> str:
-    """The unit of ``role``; what belongs to ``others`` of this machine, it cannot reach.
+def unit(testbed: Testbed, role: str, places: Places) -> str:
+    """The unit of ``role``; what belongs to others of this machine, it cannot reach.
 
     Raises UnitError for no role, or one that is none in this place.
     """
     sections = {
         "Unit": list(_unit(testbed, role)),
-        "Service": [*_running(testbed, role, places), *_hardening(testbed, role, places, others)],
+        "Service": [*_running(testbed, role, places), *_hardening(testbed, role, places)],
         "Install": [f"WantedBy={TARGET}"],
     }
     return "\n\n".join("\n".join((f"[{name}]", *lines)) for name, lines in sections.items()) + "\n"
@@ -74,6 +77,15 @@ def target(roles: Sequence[str]) -> str:
     """What starts and stops the roles of this machine together."""
     wants = " ".join(map(file_name, roles))
     return f"[Unit]\nDescription=qunetlab: {', '.join(roles)}\nWants={wants}\n\n[Install]\nWantedBy=multi-user.target\n"
+
+
+def claims() -> str:
+    """What makes the folder of claims before a role starts that has instruments: nothing of a role's own unit can, as its
+    ``/tmp`` is its own, and is there with that folder in it or not at all."""
+    return (
+        "[Unit]\nDescription=qunetlab: where instruments are claimed, in one folder for all users of this machine\n\n"
+        f"[Service]\nType=oneshot\nExecStart=/usr/bin/install -d -m 1777 {LOCKS}\n"
+    )
 
 
 def before(testbed: Testbed, role: str) -> list[str]:
@@ -94,8 +106,9 @@ def before(testbed: Testbed, role: str) -> list[str]:
 
 def _unit(testbed: Testbed, role: str) -> Iterator[str]:
     yield f"Description=qunetlab {role} of {_escaped(testbed.name)}"
-    yield "Wants=network-online.target"
-    yield f"After={' '.join(['network-online.target', 'time-sync.target', *map(file_name, before(testbed, role))])}"
+    first = ["network-online.target", *([CLAIMS] if has_instruments(testbed, role) else [])]
+    yield f"Wants={' '.join(first)}"
+    yield f"After={' '.join([*first, 'time-sync.target', *map(file_name, before(testbed, role))])}"
     yield f"PartOf={TARGET}"
     yield "StartLimitIntervalSec=600"
     yield "StartLimitBurst=30"
@@ -107,8 +120,6 @@ def _running(testbed: Testbed, role: str, places: Places) -> Iterator[str]:
     yield f"SyslogIdentifier=qunetlab-{role}"
     yield "Type=notify"
     yield "NotifyAccess=main"
-    if has_instruments(testbed, role):
-        yield f"ExecStartPre=+/usr/bin/install -d -m 1777 {LOCKS}"
     yield f"ExecStart={' '.join(map(_word, (*places.command, *_arguments(testbed, role, places))))}"
     yield f"WorkingDirectory={_escaped(str(home))}"
     yield f"User={places.user}"
@@ -149,6 +160,14 @@ def has_instruments(testbed: Testbed, role: str) -> bool:
     return bool(testbed.owned_by(role))
 
 
+def own_folders(testbed: Testbed, role: str) -> dict[str, str]:
+    """How the role has its folders below the testbed's: initial secrets go when they are used, nobody else writes in ``secrets``."""
+    if role == SIMULATE:
+        return {f"{STATE}/{SIMULATOR}": "BindPaths"}
+    reading = "BindPaths" if role in testbed.user_names() else "BindReadOnlyPaths"
+    return {f"{SECRETS}/{role}": reading, f"{STATE}/{role}": "BindPaths"}
+
+
 def devices(testbed: Testbed, role: str) -> list[str]:
     """The devices that the role's instruments hang on, as DeviceAllow= names them.
 
@@ -168,7 +187,7 @@ def devices(testbed: Testbed, role: str) -> list[str]:
     return sorted(found)
 
 
-def _hardening(testbed: Testbed, role: str, places: Places, others: Sequence[str]) -> Iterator[str]:
+def _hardening(testbed: Testbed, role: str, places: Places) -> Iterator[str]:
     home = places.home
     homes = any(path.is_relative_to(each) for path in (home, *places.program) for each in HOMES)
     allowed = devices(testbed, role)
@@ -177,17 +196,11 @@ def _hardening(testbed: Testbed, role: str, places: Places, others: Sequence[str
     yield "AmbientCapabilities="
     yield "ProtectSystem=strict"
     yield f"ProtectHome={'read-only' if homes else 'yes'}"
-    yield f"ReadWritePaths={_escaped(str(home))}"
-    for other in others:
-        if other.removeprefix("fl-") != role.removeprefix("fl-"):
-            yield f"InaccessiblePaths=-{_escaped(str(home / SECRETS / other))}"
-            if role != SIMULATE:  # what attacks it, its operator says in their state folders
-                yield f"InaccessiblePaths=-{_escaped(str(home / STATE / other))}"
-    for folder in (
-        AUTHORITY_FOLDER,
-        *(f"{SAE_FOLDER_PREFIX}{name}" for name in testbed.sae),
-    ):  # of no role at all
-        yield f"InaccessiblePaths=-{_escaped(str(home / SECRETS / folder))}"
+    yield f"ReadWritePaths={_place(home)}"
+    # Of what lies beside each other below these two, a role sees its own, whatever arrives there later.
+    yield f"TemporaryFileSystem={_place(home / SECRETS, HIDING)} {_place(home / STATE, HIDING)}"
+    for folder, binds in own_folders(testbed, role).items():
+        yield f"{binds}={_place(home / folder)}"
     if not any(home.is_relative_to(each) for each in TEMPORARY):
         yield "PrivateTmp=yes"
         if has_instruments(testbed, role):
@@ -235,6 +248,14 @@ def _word(text: str) -> str:
     if all(each.isalnum() or each in "/._-:=@+,%" for each in plain):
         return plain
     return '"' + plain.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _place(path: Path, options: str = "") -> str:
+    """One word of a list of paths (systemd.exec(5): specifiers and quotes, no variables, options behind a colon)."""
+    plain = _escaped(str(path))
+    if ":" in plain:
+        raise UnitError(f"{path} cannot stand in a unit file: use a path without colons")
+    return '"' + plain.replace("\\", "\\\\").replace('"', '\\"') + options + '"'
 
 
 def _escaped(text: str) -> str:

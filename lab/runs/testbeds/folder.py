@@ -9,7 +9,7 @@
 ``secrets/authority``       what signs certificates (:mod:`lab.runs.certificates.authority`); it stays here
 
 Everything under ``secrets`` is 0600 in 0700 folders.  On a bench with several machines each role's folder
-is carried to its own machine and erased here.
+is moved to its own machine in a parcel (:mod:`lab.runs.testbeds.parcel`).
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -10,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from drivers.guard import GUARD_LIMIT_S
 from lab.runs.roles.service_manager import FED_PER_TIMEOUT
-from lab.runs.services.units import TARGET, Places, UnitError, file_name, target, unit
-from lab.runs.services.writing import systemd_version, units_here, write_units
+from lab.runs.services.units import CLAIMS, TARGET, Places, UnitError, claims, file_name, target, unit
+from lab.runs.services.writing import make_ready, systemd_version, units_here, write_units
 from lab.runs.testbeds.folder import create_folder, template_path
 from lab.testbed import load_testbed
 
@@ -79,6 +81,9 @@ def test_what_is_no_service_is_refused() -> None:
 def test_paths_with_specifiers_quotes_and_spaces_stay_one_word() -> None:
     text = unit(SIMULATED, "relay", replace(PLACES, home=Path('/srv/50% "of" $HOME ring')))
     assert value(text, "ExecStart").endswith('relay "/srv/50%% \\"of\\" $$HOME ring" --json')
+    assert value(text, "ReadWritePaths") == '"/srv/50%% \\"of\\" $HOME ring"'
+    with pytest.raises(UnitError, match="without colons"):
+        unit(SIMULATED, "relay", replace(PLACES, home=Path("/srv/a:b")))
 
 
 def test_only_roles_with_serial_or_usb_instruments_get_devices() -> None:
@@ -103,19 +108,34 @@ def test_claims_on_instruments_meet_though_each_unit_has_its_own_tmp() -> None:
     for role in ("relay", "alice"):
         text = unit(REAL, role, PLACES)
         assert "BindPaths=/tmp/qunetlab-instruments" in lines(text)
-        assert "ExecStartPre=+/usr/bin/install -d -m 1777 /tmp/qunetlab-instruments" in lines(text)
+        assert CLAIMS in set(value(text, "After").split()) & set(value(text, "Wants").split())
+    assert "ExecStart=/usr/bin/install -d -m 1777 /tmp/qunetlab-instruments" in lines(claims())
     assert "qunetlab-instruments" not in unit(REAL, "orchestrator", PLACES)
     assert "PrivateTmp" not in unit(REAL, "relay", replace(PLACES, home=Path("/tmp/ring")))
 
 
-def test_a_role_reaches_no_secrets_of_the_others_on_its_machine_but_its_own_client_s() -> None:
-    text = unit(REAL, "alice", PLACES, ["fl-alice", "bob", "fl-bob", "relay"])
-    hidden = {line for line in lines(text) if line.startswith("InaccessiblePaths")}
-    assert hidden == {
-        f"InaccessiblePaths=-/srv/ring/{place}/{role}"
-        for place in ("secrets", "state")
-        for role in ("bob", "fl-bob", "relay")
-    } | {"InaccessiblePaths=-/srv/ring/secrets/authority"}
+def test_a_role_sees_its_own_secrets_and_state_alone_and_only_users_change_theirs() -> None:
+    def seen(role: str) -> list[str]:
+        starts = ("TemporaryFileSystem", "BindPaths", "BindReadOnlyPaths")
+        found = lines(unit(SIMULATED, role, PLACES))
+        return [line for line in found if line.startswith(starts) and "qunetlab-instruments" not in line]
+
+    hidden = 'TemporaryFileSystem="/srv/ring/secrets:ro,mode=0755" "/srv/ring/state:ro,mode=0755"'
+    assert seen("alice") == [
+        hidden,
+        'BindPaths="/srv/ring/secrets/alice"',
+        'BindPaths="/srv/ring/state/alice"',
+    ]
+    assert seen("relay") == [
+        hidden,
+        'BindReadOnlyPaths="/srv/ring/secrets/relay"',
+        'BindPaths="/srv/ring/state/relay"',
+    ]
+    assert seen("simulate") == [hidden, 'BindPaths="/srv/ring/state/simulator"']
+
+
+def test_a_unit_has_longer_to_end_than_a_guard_may_take() -> None:
+    assert float(value(unit(REAL, "relay", PLACES), "TimeoutStopSec")) > GUARD_LIMIT_S
 
 
 def test_roles_start_behind_those_they_need_and_stop_before_them() -> None:
@@ -162,6 +182,29 @@ def test_units_are_written_for_the_roles_that_are_here(tmp_path: Path) -> None:
         units_here(bench, [user], user="daemon", sealed_store=True)
 
 
+def test_units_are_written_for_whoever_owns_the_folder_and_reaches_the_program(tmp_path: Path) -> None:
+    bench = create_folder(tmp_path / "bench", template_path("simulated-reference")).parent
+    me = bench.owner()
+    make_ready(bench, ["relay", "simulate"], user=me)
+    assert sorted(path.name for path in (bench / "state").iterdir()) == ["relay", "simulator"]
+    assert (bench / "state" / "relay").stat().st_mode & 0o777 == 0o700
+    with pytest.raises(
+        UnitError, match=f"belongs to {me}, and daemon is to run its roles: `chown -R daemon "
+    ):
+        make_ready(bench, [], user="daemon")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives a folder to another user: needs root")
+def test_a_folder_behind_a_closed_one_is_no_service_s(tmp_path: Path) -> None:
+    bench = create_folder(tmp_path / "bench", template_path("simulated-reference")).parent
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    bench = bench.rename(closed / "bench")
+    shutil.chown(bench, "daemon")
+    with pytest.raises(UnitError, match=r"daemon cannot reach .*: \S+ is closed to others"):
+        make_ready(bench, [], user="daemon")
+
+
 @needs_systemd
 def test_systemd_takes_the_units_and_finds_them_confined(tmp_path: Path) -> None:
     bench = create_folder(tmp_path / "bench", template_path("simulated-full-bench")).parent
@@ -177,7 +220,7 @@ def test_systemd_takes_the_units_and_finds_them_confined(tmp_path: Path) -> None
     ours = [line for line in done.stderr.splitlines() if "qunetlab" in line]
     assert not ours, ours
     for path in written:
-        if path.suffix == ".service":
+        if path.suffix == ".service" and path.name != CLAIMS:  # one command of the system, a moment long
             exposed = exposure(path)
             print(f"{path.name}: {exposed}")
             assert exposed <= MOST_EXPOSED
