@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from lab.runs.here import TARGETS_FILE
 from lab.runs.testbeds.folder import UP_LOCK, up_folder
 from lab.runs.watched import healthy
 from lab.runs.watched.page import MetricsPage
+from lab.runs.watched.targets import TARGETS_FILE
 
 
 @pytest.fixture
