@@ -44,6 +44,15 @@ class Exported(TypedDict):
     erased: list[str]
 
 
+class BegunAnew(TypedDict):
+    """New keys of roles whose machine is lost; ``without_certificate`` are nodes that serve applications and need one."""
+
+    parcel: str
+    public: str
+    roles: list[str]
+    without_certificate: list[str]
+
+
 class Imported(TypedDict):
     """A parcel that has arrived; ``secrets`` are the folders that came with it."""
 
@@ -359,7 +368,7 @@ ANSWERS: dict[str, tuple[Any, ...]] = {
     "demo": ("lab.runs.demo_told:DemoReport",),
     "doctor": (Examined,),
     "down": (Ended,),
-    "init": (Made, Exported, Imported),
+    "init": (Made, Exported, Imported, BegunAnew),
     "instruments list": (Instruments,),
     "instruments replay": (Replayed,),
     "instruments scan": (Looked,),

@@ -56,6 +56,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "qunetlab init bench --template physical-ring-example --host 192.168.1.10",
         "qunetlab init bench --export alice",
         "qunetlab init bench --import bench-alice.tar",
+        "qunetlab init bench --anew alice",
         "qunetlab init bench --sae app1@alice --sae app2@bob",
     ),
     "instruments list": ("qunetlab instruments bench", "qunetlab instruments bench --owner relay --json"),
@@ -77,6 +78,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "qunetlab keys events bench --follow",
     ),
     "keys meet": ("qunetlab keys meet alice-bob --testbed bench",),
+    "keys replace": ("qunetlab keys replace bench-alice-anew.public --testbed bench",),
     "keys reseed": (
         "qunetlab keys reseed alice-bob --new --testbed bench",
         "qunetlab keys reseed alice-bob --secret bob.secret --testbed bench",

@@ -128,6 +128,21 @@ def meet(pair: PairArgument, testbed: FolderOption = Path(), state: StatePath = 
 
 
 @keys_app.command()
+def replace(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The .public file that `init --anew` left.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder for the secrets that are to be carried to a user's new machine.")
+    ] = Path(),
+    testbed: FolderOption = Path(),
+    state: StatePath = None,
+) -> None:
+    """Take in new keys of a role whose machine was lost, on every machine: the old ones are refused for good."""
+    from lab.cli.anew import replace_keys
+
+    raise typer.Exit(replace_keys(file, out, testbed, state))
+
+
+@keys_app.command()
 def revoke(
     role: Annotated[
         str | None, typer.Argument(metavar="ROLE", help="Role whose key is refused for good.")

@@ -142,6 +142,13 @@ def init(
     to: Annotated[
         Path | None, typer.Option("--to", help="The parcel: a folder or a .tar; default: FOLDER-ROLE.tar.")
     ] = None,
+    anew: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--anew",
+            help="Fresh keys for this role, whose machine is lost, in a parcel; repeatable. Then `keys replace` on every machine.",
+        ),
+    ] = None,
     parcel: Annotated[
         Path | None, typer.Option("--import", help="Take in a parcel on its machine, and destroy it.")
     ] = None,
@@ -152,11 +159,11 @@ def init(
     from lab.runs.testbeds.folder import create_folder, source_path
     from lab.runs.testbeds.store_key import StoreKey
 
+    if sum(map(bool, (export, anew, parcel))) > 1:
+        raise ValueError("--export and --anew make a parcel, and --import takes one in: give one of them")
     if export or parcel:
         from lab.cli.parcels import arrive, export_parcel
 
-        if export and parcel:
-            raise ValueError("--export makes a parcel and --import takes one in: give one of them")
         if export:
             export_parcel(folder, export, to, as_json)
         elif parcel:
@@ -164,6 +171,11 @@ def init(
         return
     key = StoreKey.parse(store_key)
     passphrase = key.passphrase("every user", confirm=True) if key.is_passphrase else None
+    if anew:
+        from lab.cli.anew import make_anew
+
+        make_anew(folder, anew, to, passphrase, as_json)
+        return
     path = create_folder(
         folder,
         source_path(template),

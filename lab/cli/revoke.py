@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from lab.runs.shown import echo
@@ -28,22 +29,41 @@ def served_by(testbed: Testbed, process: str) -> tuple[str, ...]:
 
 def revoke_role(role: str, testbed: Path, state: Path | None) -> int:
     """Revoke ``role`` wherever it is served here; 1 if a process that serves it could not be told."""
-    from orchestrator.wire.control_socket import ControlError, ControlRefusedError, Revoke, ask, listens
-    from orchestrator.wire.revoked import RevokedError, RevokedKeys
-
     machine = Machine(testbed, state)
     if role not in machine.testbed.roles():
         raise UnknownNameError(
             f"no role {role!r} in {machine.path}; there are {', '.join(machine.testbed.roles())}"
         )
-    key = {machine.testbed.public_key(role): role}
+    refused = refuse_key(machine, role, machine.testbed.public_key(role))
+    if not refused.failed and not refused.done:
+        raise FolderError(
+            f"no process of this machine ({machine.state}) serves {role}; run the command where its hub, node or"
+            " learning server is"
+        )
+    echo("Run it on every other machine that serves this role, too.")
+    return 1 if refused.failed else 0
+
+
+@dataclass(frozen=True)
+class Refusing:
+    """How many processes refuse a key from here on, and how many could not be told."""
+
+    done: int
+    failed: int
+
+
+def refuse_key(machine: Machine, role: str, public: str) -> Refusing:
+    """Have every process of this machine that serves ``role`` refuse the key ``public`` for good, and tell of each."""
+    from orchestrator.wire.control_socket import ControlError, ControlRefusedError, Revoke, ask, listens
+    from orchestrator.wire.revoked import RevokedError, RevokedKeys
+
     failed = done = 0
     for process, running in _processes(machine):
         if role not in served_by(machine.testbed, process):
             continue
         try:
             if not running:
-                RevokedKeys(machine.folder(process)).add(role, key)
+                RevokedKeys(machine.folder(process)).add(role, {public: role})
                 said = f"it does not run; its next start refuses the key of {role}"
             if running or listens(
                 machine.folder(process)
@@ -55,13 +75,7 @@ def revoke_role(role: str, testbed: Path, state: Path | None) -> int:
         else:
             done += 1
             echo(f"{process}: {said}")
-    if not failed and not done:
-        raise FolderError(
-            f"no process of this machine ({machine.state}) serves {role}; run the command where its hub, node or"
-            " learning server is"
-        )
-    echo("Run it on every other machine that serves this role, too.")
-    return 1 if failed else 0
+    return Refusing(done, failed)
 
 
 def show_revoked(testbed: Path, state: Path | None, as_json: bool) -> int:

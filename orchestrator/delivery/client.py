@@ -121,7 +121,8 @@ class DeliveryClient:
         self._closing = ExitStack()
         transport = transport or self._closing.enter_context(ZeroMQ())
         self._waiter = transport.waiter()
-        self._link = transport.connect(self._waiter, keys, Target(endpoint, node_public_key, QUEUES))
+        target = Target(endpoint, node_public_key, QUEUES, unacknowledged_s=SILENCE_S)
+        self._link = transport.connect(self._waiter, keys, target)
 
     def close(self) -> None:
         self._link.close()

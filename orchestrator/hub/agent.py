@@ -98,7 +98,7 @@ class AgentLimits:
     connect_timeout_s: float = 4.0
     silent_after_s: float = 1.5
     backoff_s: float = 0.1
-    backoff_max_s: float = 1.0
+    backoff_max_s: float = 0.5
     control_bytes: int = 16 << 20
     event_bytes: int = 64 << 20
     peers: int = 1000

@@ -51,7 +51,7 @@ from orchestrator.wire.messages import (
 logger = logging.getLogger(__name__)
 
 RECOVERY_WAIT_S = 0.5
-RECOVERY_WAIT_MAX_S = 2.0
+RECOVERY_WAIT_MAX_S = 1.0
 CHECK_EVERY_S = 2.0
 
 

@@ -27,6 +27,9 @@ from orchestrator.wire.links import SERVER_QUEUES, QueueLimits, Target
 DOMAIN = "qunetlab"
 PUBLIC_FILE = "curve.public"
 SECRET_FILE = "curve.secret"
+CONNECT_MS = 1000
+"""What opening a connection may take before another is tried.  The system knocks after 0, 1, 3, 7 and 15 s: a cable that is back
+just after a knock would wait for the next as long as it was out."""
 
 
 class CurveError(Exception):
@@ -171,6 +174,9 @@ def client_socket(
     socket.setsockopt(zmq.RECONNECT_IVL, 100 if target.reconnect else -1)
     if target.reconnect:
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
+    socket.setsockopt(zmq.CONNECT_TIMEOUT, CONNECT_MS)
+    if target.unacknowledged_s is not None:
+        socket.setsockopt(zmq.TCP_MAXRT, int(1000 * target.unacknowledged_s))
     if before_connect is not None:
         before_connect(socket)
     try:

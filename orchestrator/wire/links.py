@@ -89,7 +89,9 @@ class Target:
     """Where a link leads: to the owner of ``public`` at ``endpoint`` and to nobody else.
 
     With ``reconnect`` a link that broke, or found nobody, is tried again by itself (its state is then CONNECTING);
-    after a refusal none is.  ``lost_after_s``: a server that vanished without a word is noticed after so long.
+    after a refusal none is.  ``lost_after_s``: a server that vanished without a word, or stands still, is noticed after so long.
+    ``unacknowledged_s``: so long its machine may leave what was sent unacknowledged, before the link is made anew; a server
+    that stands still, on a machine that is there, keeps it.
     """
 
     endpoint: str
@@ -97,6 +99,7 @@ class Target:
     limits: QueueLimits = CLIENT_QUEUES
     reconnect: bool = True
     lost_after_s: float | None = None
+    unacknowledged_s: float | None = None
 
 
 class Waiter(Protocol):

@@ -56,12 +56,17 @@ class Ring:
         self.ledgers: dict[tuple[str, str], PeerLedger] = {}
         self.unsafe: list[str] | None = None
 
+    def path_of(self, role: str) -> Path:
+        """The testbed file of a role."""
+        return self.path
+
     def program_of(self, role: str) -> tuple[str, ...]:
         """The module that runs a role."""
         return HONEST
 
     def start(self, role: str) -> None:
-        path = str(self.path)
+        file = self.path_of(role)
+        path = str(file)
         arguments = {
             "simulate": [
                 "simulate",
@@ -70,7 +75,7 @@ class Ring:
                 "--resolved",
                 path,
                 "--state",
-                str(self.path.parent / "state"),
+                str(file.parent / "state"),
             ],
             "orchestrator": ["orchestrator", path],
             "relay": ["relay", path],
@@ -140,7 +145,7 @@ class Ring:
 
     def release(self, *words: str) -> None:
         """The relay's interlock is latched for this, and nothing lights before it is acknowledged."""
-        machine = Machine(self.path, None)
+        machine = Machine(self.path_of("relay"), None)
         (told,) = states(machine, ["relay"])
         assert all(word in told.text for word in words), told.text
         assert acknowledge(machine, ["relay"], "the test")[0].ok

@@ -143,20 +143,8 @@ def _make_secrets(testbed: Testbed, folder: Path, passphrase: str | None) -> dic
     from lab.runs.certificates.here import make_certificates
     from orchestrator.delivery.certificates import utc_now
     from orchestrator.keystore.pair_secret import SUFFIX, PairSecret
-    from orchestrator.keystore.passphrase import create_passphrase
-    from orchestrator.wire.curve import generate_keys, write_keys
 
-    public: dict[str, str] = {}
-    for role in testbed.roles():
-        keys = generate_keys()
-        write_keys(folder / role, keys)
-        public[role] = keys.public
-    for user in testbed.user_names():
-        if passphrase is None:
-            create_file(folder / user / KEY_FILE, random_bytes(32), 0o600)
-        else:
-            create_passphrase(folder / user / PASSPHRASE_FILE, passphrase)
-        make_folder(folder / user / "initial")
+    public = {role: make_keys(testbed, folder, role, passphrase) for role in testbed.roles()}
     for first, second in testbed.pairs():
         shared = PairSecret.draw(first, second)
         shared.write(folder / first / "initial" / f"{second}{SUFFIX}", first)
@@ -164,6 +152,26 @@ def _make_secrets(testbed: Testbed, folder: Path, passphrase: str | None) -> dic
         shared.wipe()
     make_certificates(testbed, folder, utc_now())
     return public
+
+
+def make_keys(testbed: Testbed, secrets: Path, role: str, passphrase: str | None = None) -> str:
+    """Make the folder of a role below ``secrets`` with fresh CURVE keys, and for a user with what seals the key store.
+
+    No pair has an initial secret yet.  Returns the public key.
+    """
+    from orchestrator.keystore.passphrase import create_passphrase
+    from orchestrator.processes.node_store import INITIAL
+    from orchestrator.wire.curve import generate_keys, write_keys
+
+    keys = generate_keys()
+    write_keys(secrets / role, keys)
+    if role in testbed.user_names():
+        if passphrase is None:
+            create_file(secrets / role / KEY_FILE, random_bytes(32), 0o600)
+        else:
+            create_passphrase(secrets / role / PASSPHRASE_FILE, passphrase)
+        make_folder(secrets / role / INITIAL)
+    return keys.public
 
 
 def _settle_interrupted(staging: Path, target: Path) -> None:

@@ -51,11 +51,15 @@ PUBLIC_FILES = (TESTBED_FILE, BOOK_FILE)
 
 
 class ParcelList(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a parcel holds; ``files`` maps the name of each to its SHA-256."""
+    """What a parcel holds; ``files`` maps the name of each to its SHA-256.
+
+    ``anew``: for roles whose machine was lost; a user's secrets with others come from their machines.
+    """
 
     release: str
     roles: tuple[str, ...]
     files: dict[str, str]
+    anew: bool = False
     format: int = 1
 
 
@@ -89,33 +93,49 @@ def export_roles(home: Path, roles: Sequence[str], to: Path) -> Parcel:
     testbed = load_testbed(file)
     folders = tuple(dict.fromkeys(name for role in roles for name in folders_of(testbed, secrets, role)))
     _check_leaving(secrets, home / STATE, roles, folders)
-    _check_place(to, secrets)
+    check_place(to, secrets)
     for role in (name for name in folders if name in testbed.roles()):
         if faults := faults_of(testbed, secrets, home / STATE, role):
             raise FolderError(f"{role} cannot leave as it is: {'; '.join(faults)}")
     content = {name: (home / name).read_bytes() for name in PUBLIC_FILES if (home / name).exists()}
     for name in folders:
-        for path in sorted((secrets / name).rglob("*")):
-            if path.is_file():
-                content[path.relative_to(home).as_posix()] = path.read_bytes()
-    listed = ParcelList(
-        version("qunetlab"), tuple(roles), {name: _sha256(data) for name, data in content.items()}
-    )
-    content = {LIST_FILE: msgspec.json.format(msgspec.json.encode(listed), indent=1), **content}
+        content |= files_below(secrets / name, home)
     note = Leaving(str(to), folders)
     write_kept(secrets / LEAVING_FILE, note, 0o600)
-    stage = _stage(to)
     try:
-        _write(stage, to.suffix == ".tar", content)
-        _check_modes(stage)
+        stage = staged(to, roles, content)
     except BaseException:
-        _destroy(stage)
         (secrets / LEAVING_FILE).unlink()
         raise
     write_kept(secrets / LEAVING_FILE, Leaving(str(to), folders, naming=True), 0o600)
     move_file(stage, to)
     _settle_leaving(secrets)
     return Parcel(str(to), tuple(roles), folders)
+
+
+def staged(to: Path, roles: Sequence[str], content: dict[str, bytes], *, anew: bool = False) -> Path:
+    """The parcel for ``to`` under its hidden name, whole and on the disk; without it where that fails."""
+    listed = ParcelList(
+        version("qunetlab"), tuple(roles), {name: _sha256(data) for name, data in content.items()}, anew
+    )
+    stage = _stage(to)
+    try:
+        packed = {LIST_FILE: msgspec.json.format(msgspec.json.encode(listed), indent=1), **content}
+        _write(stage, to.suffix == ".tar", packed)
+        _check_modes(stage)
+    except BaseException:
+        _destroy(stage)
+        raise
+    return stage
+
+
+def files_below(folder: Path, home: Path) -> dict[str, bytes]:
+    """Every file below ``folder``, by its name from ``home``."""
+    return {
+        path.relative_to(home).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 def import_parcel(place: Path, folder: Path) -> Parcel:
@@ -144,7 +164,8 @@ def import_parcel(place: Path, folder: Path) -> Parcel:
                 )
         names = sorted({PurePosixPath(name).parts[1] for name in content if name.startswith(f"{SECRETS}/")})
         for role in (name for name in names if name in testbed.roles()):
-            if faults := faults_of(testbed, arriving / SECRETS, arriving / STATE, role):
+            faults = faults_of(testbed, arriving / SECRETS, arriving / STATE, role, keys_alone=listed.anew)
+            if faults:
                 raise FolderError(f"{place} is not whole: {'; '.join(faults)}")
         for name in names:
             _check_free(folder, name, arriving / SECRETS / name)
@@ -195,11 +216,11 @@ def _check_leaving(secrets: Path, state: Path, roles: Sequence[str], folders: Se
         if (store := state / name / STORE_FILE).exists():
             raise FolderError(
                 f"{name} has run here and keeps its key in {store}, which never moves: go on here, or begin anew on the other "
-                "machine with a fresh testbed folder, or a new secret per pair (`qunetlab keys reseed`)"
+                f"machine with keys of `qunetlab init {secrets.parent.name} --anew {name}`"
             )
 
 
-def _check_place(to: Path, secrets: Path) -> None:
+def check_place(to: Path, secrets: Path) -> None:
     """Nobody else may read, or put something else, where the parcel is to lie."""
     if to.exists():
         raise FolderError(f"{to} is there already: name another place")
@@ -232,7 +253,7 @@ def _check_modes(stage: Path) -> None:
 def _check_free(folder: Path, name: str, arriving: Path) -> None:
     """The role has no other secrets here; an arrival that was interrupted left the same ones."""
     present = folder / SECRETS / name
-    if present.exists() and _files(present) != _files(arriving):
+    if present.exists() and files_below(present, present) != files_below(arriving, arriving):
         raise FolderError(
             f"{present} is there already, and not as in the parcel: a role's secrets arrive once; move them away if this "
             "parcel is to replace them"
@@ -242,12 +263,6 @@ def _check_free(folder: Path, name: str, arriving: Path) -> None:
             f"{name} has run here and keeps its key in {store}: for a pair that lost its other end, see "
             "`qunetlab keys reseed`"
         )
-
-
-def _files(folder: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
-    }
 
 
 def _stage(to: Path) -> Path:
@@ -273,11 +288,7 @@ def _write(stage: Path, as_tar: bool, content: dict[str, bytes]) -> None:
 def _read(place: Path) -> dict[str, bytes]:
     """Every file of a parcel; names and kinds are looked at before anything is written."""
     if place.is_dir():
-        return {
-            path.relative_to(place).as_posix(): path.read_bytes()
-            for path in place.rglob("*")
-            if path.is_file()
-        }
+        return files_below(place, place)
     if not place.exists():
         raise FolderError(
             f"there is no parcel {place}: `qunetlab init FOLDER --export ROLE --to {place}` makes one"

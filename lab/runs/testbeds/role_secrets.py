@@ -51,10 +51,12 @@ def checked_secrets(testbed: Testbed, home: Path) -> list[str]:
     return here
 
 
-def faults_of(testbed: Testbed, secrets: Path, state: Path, role: str) -> list[str]:
+def faults_of(
+    testbed: Testbed, secrets: Path, state: Path, role: str, *, keys_alone: bool = False
+) -> list[str]:
     """What is wrong with, or missing of, the secrets of a role, a sentence each.
 
-    A node that has its key store needs no initial secrets any more.
+    A node that has its key store needs no initial secrets any more; ``keys_alone``: they are not asked for.
     """
     from orchestrator.keystore.pair_secret import SUFFIX, PairSecret, PairSecretError
     from orchestrator.processes.node_store import INITIAL, STORE_FILE, ends_of
@@ -72,7 +74,7 @@ def faults_of(testbed: Testbed, secrets: Path, state: Path, role: str) -> list[s
             faults.append(f"{folder}: its key is not the one of {role} in the testbed file")
     except KeyFileError as error:
         faults.append(str(error))
-    if role not in testbed.user_names() or (state / role / STORE_FILE).exists():
+    if keys_alone or role not in testbed.user_names() or (state / role / STORE_FILE).exists():
         return faults
     for peer in testbed.user_names():
         path = folder / INITIAL / f"{peer}{SUFFIX}"
@@ -83,7 +85,10 @@ def faults_of(testbed: Testbed, secrets: Path, state: Path, role: str) -> list[s
             secret.wipe()
             secret.check_for(role, *ends_of(testbed, role, peer), path)
         except FileNotFoundError:
-            faults.append(f"{path} is missing, and {role} has no key store yet: no key with {peer}")
+            faults.append(
+                f"{path} is missing, and {role} has no key store yet: no key with {peer}; where {peer} runs already, a new one is "
+                f"made there (`qunetlab keys reseed {'-'.join(ends_of(testbed, role, peer))} --new`)"
+            )
         except (PairSecretError, OSError) as error:
             faults.append(str(error))
     return faults
