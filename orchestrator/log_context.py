@@ -20,7 +20,14 @@ _about: ContextVar[Mapping[str, str | int]] = ContextVar("about", default={})  #
 @contextmanager
 def about(*, pair: str = "", session: str = "", block: str = "", round: int | None = None) -> Iterator[None]:
     """Lines logged inside are about this, and about what was said outside where nothing is said here."""
-    token = _about.set({**_about.get(), **_told(pair, session, block, round)})
+    with also_about(_told(pair, session, block, round)):
+        yield
+
+
+@contextmanager
+def also_about(known: Mapping[str, str | int]) -> Iterator[None]:
+    """Lines logged inside are also about what was :func:`known` elsewhere, where somebody wanted this done."""
+    token = _about.set({**_about.get(), **known})
     try:
         yield
     finally:

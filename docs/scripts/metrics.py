@@ -8,13 +8,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from orchestrator.metrics.rows import Metric
-from orchestrator.metrics.table import KEYS, LEARNING, PROCESS, RING
+from orchestrator.metrics.table import KEYS, LEARNING, PROCESS, RING, WHERE
 
 PAGE = Path(__file__).resolve().parents[1] / "metrics.md"
 TEXT = """# Metrics
 
 What every process serves at `/metrics` ([monitoring](monitoring.md) says how it is read). Written from `orchestrator/metrics/table.py`
-by `python docs/scripts/metrics.py`; *from* is the kind of event of `orchestrator/events/` that a number follows from. Each has the label
+by `python docs/scripts/metrics.py`; *at* says which roles serve it, *from* is the kind of event of `orchestrator/events/` that a number follows from. Each has the label
 `role` as well, whose word it is. Beside them stand `qunetlab_build_info` (1, with the version), `qunetlab_metrics_failures_total`
 (sources that could not be asked), and what prometheus-client tells of a process: `process_cpu_seconds_total`,
 `process_resident_memory_bytes`, `process_open_fds`, `process_max_fds`, `process_start_time_seconds`,
@@ -25,7 +25,7 @@ stands as `other`. `sae` is an application that the node serves. Every counter i
 what nobody has said yet (a block's QBER, a round's accuracy) is not there before it is said.
 """
 PARTS = (("Key", KEYS), ("Ring", RING), ("Learning", LEARNING), ("Process", PROCESS))
-HEAD = "| name | type | unit | labels | from | what |\n|---|---|---|---|---|---|\n"
+HEAD = "| name | type | unit | labels | at | from | what |\n|---|---|---|---|---|---|---|\n"
 
 
 def page() -> str:
@@ -36,7 +36,8 @@ def page() -> str:
 def _line(row: Metric) -> str:
     labels = ", ".join(f"`{label}`" for label in row.labels)
     kind = "counter" if row.is_counter else "gauge"
-    return f"| `{row.name}` | {kind} | {row.unit} | {labels} | `{row.source.__name__}` | {row.what} |\n"
+    where = ", ".join(WHERE[row.source])
+    return f"| `{row.name}` | {kind} | {row.unit} | {labels} | {where} | `{row.source.__name__}` | {row.what} |\n"
 
 
 if __name__ == "__main__":

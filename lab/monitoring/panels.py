@@ -231,14 +231,28 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
             ),
             Panel(
                 "Requests not granted",
-                ((rate("qunetlab_key_requests_refused_total", "sae, reason"), "{{sae}}: {{reason}}"),),
+                (
+                    ("sum(rate(qunetlab_key_requests_refused_total[$__rate_interval]))", "all"),
+                    (
+                        f"{rate('qunetlab_key_requests_refused_total', 'sae, reason')} > 0",
+                        "{{sae}}: {{reason}}",
+                    ),
+                ),
                 "reqps",
             ),
             Panel(
                 "Connections turned away, failures",
                 (
-                    (rate("qunetlab_key_callers_turned_away_total", "role, why"), "{{role}}: {{why}}"),
-                    (rate("qunetlab_key_server_faults_total", "role, what"), "{{role}} failed: {{what}}"),
+                    ("sum(rate(qunetlab_key_callers_turned_away_total[$__rate_interval]))", "turned away"),
+                    ("sum(rate(qunetlab_key_server_faults_total[$__rate_interval]))", "failures"),
+                    (
+                        f"{rate('qunetlab_key_callers_turned_away_total', 'role, why')} > 0",
+                        "{{role}}: {{why}}",
+                    ),
+                    (
+                        f"{rate('qunetlab_key_server_faults_total', 'role, what')} > 0",
+                        "{{role}} failed: {{what}}",
+                    ),
                 ),
                 "ops",
             ),
@@ -331,11 +345,16 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
             Panel(
                 "Turned away",
                 (
+                    ("sum(rate(qunetlab_connections_refused_total[$__rate_interval]))", "connections"),
                     (
-                        rate("qunetlab_connections_refused_total", "role, door, reason"),
+                        "sum(rate(qunetlab_hub_messages_refused_total[$__rate_interval]))",
+                        "messages at the hub",
+                    ),
+                    (
+                        f"{rate('qunetlab_connections_refused_total', 'role, door, reason')} > 0",
                         "{{role}} {{door}} {{reason}}",
                     ),
-                    (rate("qunetlab_hub_messages_refused_total", "reason"), "hub {{reason}}"),
+                    (f"{rate('qunetlab_hub_messages_refused_total', 'reason')} > 0", "hub {{reason}}"),
                 ),
                 "ops",
             ),

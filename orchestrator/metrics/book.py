@@ -94,10 +94,13 @@ class Metrics:
                 sums[named] = sums.get(named, 0.0) + value
 
     def begin(self, *items: object) -> None:
-        """Have counters that words like these add to begin at 0: a rate takes two readings, the first before the first word."""
+        """Have counters that words like these add to, or say, begin at 0: a rate takes two readings, the first before the first word."""
         by = By(self.role, 0.0, self._names)
         with self._lock:
             for item in items:
+                said = self._gauges.get(type(item), ())
+                if said and all(metric.kind == "total" for metric in said):
+                    self._words.setdefault((self.role, _subject(item)), _Word(item, self._clock()))
                 for metric in self._adding.get(type(item), ()):
                     for labels, _ in metric.of(item, by):
                         self._sums[metric.name].setdefault((self.role, *labels), 0.0)

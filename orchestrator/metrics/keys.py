@@ -15,7 +15,7 @@ from orchestrator.events.delivery import (
 from orchestrator.events.inside import TagFailures
 from orchestrator.events.process import PeerLedger
 from orchestrator.events.status import BlockCause, BlockReport, Epsilons, Stock
-from orchestrator.metrics.rows import By, Metric, Sample, per_pair
+from orchestrator.metrics.rows import OTHER, By, Metric, Sample, per_pair
 
 PAIR = ("pair",)
 STORED = "stored"
@@ -292,7 +292,7 @@ KEYS = (
         "Requests of applications that were not granted",
         ("sae", "reason", "side"),
         KeysRefused,
-        lambda item, by: (((item.sae, item.reason, item.side), 1.0),),
+        lambda item, by: (((item.sae or OTHER, item.reason, item.side), 1.0),),
     ),
     Metric(
         "qunetlab_key_https_requests_total",

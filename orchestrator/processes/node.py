@@ -372,7 +372,8 @@ class Node:
                     result.key.wipe()
             return result
 
-        future = self.workers[peer].submit(block.name, conversation, BLOCK_PATIENCE_S)
+        with block.about():
+            future = self.workers[peer].submit(block.name, conversation, BLOCK_PATIENCE_S)
         future.add_done_callback(lambda done: self._ended(block, done))
 
     def _ended(self, block: Block, done: runtime.Future[BlockResult]) -> None:

@@ -17,6 +17,7 @@ from orchestrator.keystore.errors import (
     ReservationError,
 )
 from orchestrator.keystore.lanes import PairEnd
+from orchestrator.log_context import known
 from orchestrator.postprocessing.conversation import BlockAborted
 from orchestrator.wire.channel import Channel, ChannelError
 from orchestrator.wire.codec import Message, WireError
@@ -90,6 +91,8 @@ class Job:
         self.conversation = conversation
         self.expires_s = expires_s
         self.again = again
+        self.about = known()
+        """What whoever wants it was about, for the log."""
         self.future: runtime.Future[object] = runtime.future()
 
 

@@ -39,7 +39,7 @@ from orchestrator.keystore.lanes import AUTH_LANES, LOW_WATER_BITS, PairEnd
 from orchestrator.keystore.reconcile import reconcile_pending
 from orchestrator.keystore.reseed import settle_generation
 from orchestrator.keystore.store import KeyStore
-from orchestrator.log_context import now_about
+from orchestrator.log_context import also_about, now_about
 from orchestrator.processes.pair_lines import (
     CONVERSATION_ERRORS,
     DONE_KEPT,
@@ -354,7 +354,8 @@ class PairWorker:
             self._completed(job)
             line.told_done.add(name)
         finally:
-            logger.info("%s with %s: %.2f s", name[:40], self.peer, runtime.now() - started)
+            with also_about(job.about if job else {}):
+                logger.info("%s with %s: %.2f s", name[:40], self.peer, runtime.now() - started)
             self._agent.close_channel(self.peer, topic)
 
     def _try_again(self, job: Job, error: Exception) -> None:

@@ -36,6 +36,8 @@ from orchestrator.events.status import (
     StatusItem,
     Stock,
 )
+from orchestrator.wire.control_socket import PairKeys
+from orchestrator.wire.key_control import SaeUse
 from orchestrator.wire.queue_control import QueueRow, QueueShown
 
 TOKEN = "token-of-the-test"
@@ -174,6 +176,32 @@ def readings_of_machine(machine: Machine) -> Iterator[tuple[str, object]]:
         for number, ok, result in ((9, True, "42 bits"), (8, False, "no key: <script>alert(1)</script>"))
     ]
     yield "runs", {"rows": rows, "total": 70, "unread": ["records/x: damaged"]}
+    for user in users:
+        pairs = [
+            PairKeys(
+                peer,
+                0,
+                0,
+                {"auth_ab": 65_280, "mask": 180_000},
+                400_000,
+                120_000,
+                9_000,
+                25_720,
+                {"sec": 3e-10, "cor": 3e-15, "auth": 4.2e-12, "total": 3.04e-10, "blocks": 3, "tags": 40},
+            )
+            for peer in users
+            if peer != user
+        ]
+        yield f"books/{user}", msgspec.to_builtins(pairs)
+    uses = [
+        SaeUse("app<script>alert(1)</script>", "bob", "master", 30, 7_680, 2_560),
+        SaeUse("app3", "bob", "slave", 0, 0, 0),
+    ]
+    quotas = (10_000_000, None)
+    rows = [
+        {**msgspec.to_builtins(use), "quota_bits": quota} for use, quota in zip(uses, quotas, strict=True)
+    ]
+    yield f"use/{users[0]}", rows
     for number, (first, second) in enumerate(machine.testbed.pairs()):
         yield (
             f"plan/{first}/{second}",

@@ -33,7 +33,15 @@ from orchestrator.events.learning import (
     UploadRefused,
 )
 from orchestrator.events.process import Calibrated
-from orchestrator.events.status import FL_SERVER, ORCHESTRATOR, RELAY, BlockReport, LeaseStatus
+from orchestrator.events.status import (
+    FL_SERVER,
+    ORCHESTRATOR,
+    RELAY,
+    BlockReport,
+    HubStatus,
+    LeaseStatus,
+    Refusals,
+)
 from orchestrator.metrics.learning import CLIENT_ENDINGS
 
 if TYPE_CHECKING:
@@ -49,6 +57,8 @@ def to_come(role: str, testbed: Testbed) -> Iterator[object]:
     if role in (ORCHESTRATOR, RELAY, *users):
         yield Unknown("")
     if role == ORCHESTRATOR:
+        yield HubStatus(0)
+        yield from (Refusals(each, 0, "") for each in testbed.roles() if each != role)
         for first, second in testbed.pairs():
             yield LeaseStatus(0, 0, first, second, True)
     if role in (RELAY, *users):

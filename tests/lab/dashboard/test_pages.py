@@ -236,6 +236,19 @@ def test_the_log_is_filtered_by_kind_role_and_word(room: SimpleNamespace) -> Non
         browser.wait(lambda: len(lines()) == every, "all of them again")
 
 
+def test_pairs_have_their_books_and_applications_their_keys(room: SimpleNamespace) -> None:
+    browser = opened(room, "pairs")
+    browser.wait(lambda: "burnt" in browser.text("main"), "the books are drawn")
+    books = browser.js(
+        "return [...document.querySelectorAll('[aria-label=\"Books of each pair\"] tbody tr')].map((row) => row.innerText)"
+    )
+    assert len(books) == len(room.machine.testbed.pairs())
+    assert "25.7\u202fkbit\t3.0·10⁻¹⁰\t3.0·10⁻¹⁵\t4.2·10⁻¹²\t3.0·10⁻¹⁰" in books[0]
+    given = browser.text('[aria-label="What applications were given"]')
+    assert "app<script>alert(1)</script>" in given
+    assert "2.56\u202fkbit of 10\u202fMbit" in given
+
+
 def test_pairs_as_a_matrix_with_the_plan_and_what_was_measured(room: SimpleNamespace) -> None:
     browser = opened(room, "pairs")
     browser.wait(lambda: "0.72\u202f%" in browser.text(".matrix"), "the matrix")

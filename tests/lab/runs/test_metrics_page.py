@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from lab.runs.addresses import ListenError, host_and_port
+from lab.runs.addresses import LOOPBACK, ListenError, host_and_port
 from lab.runs.watched import page as page_module
 from lab.runs.watched.page import READERS, MetricsPage
 from lab.runs.watched.process import page_of
@@ -124,6 +124,18 @@ def test_a_process_whose_loop_hangs_does_not_live_once_it_serves() -> None:
         assert b'qunetlab_loop_age_seconds{role="relay"} 30.0\n' in get(page, "/metrics")[1]
         age_s = 0.1
         assert get(page, "/healthz")[0] == 200
+
+
+def test_nobody_reaches_it_from_elsewhere_unless_told_so() -> None:
+    page = page_of(Metrics("alice"), LOOPBACK)
+    assert page is not None
+    with page:
+        host, port = place_of(page)
+        assert host == "127.0.0.1"
+        with socket.create_connection((host, port), timeout=10):
+            pass
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.2", port), timeout=10)
 
 
 def place_of(page: MetricsPage) -> tuple[str, int]:

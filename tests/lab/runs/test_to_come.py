@@ -18,7 +18,7 @@ from orchestrator.events.delivery import (
 )
 from orchestrator.events.learning import ClientDropped, ClientState, UploadRefused
 from orchestrator.events.process import Calibrated
-from orchestrator.events.status import BlockReport, LeaseStatus
+from orchestrator.events.status import BlockReport, HubStatus, LeaseStatus, Refusals
 from orchestrator.metrics.exposition import Exposition
 
 NODE_WORDS = (
@@ -36,7 +36,12 @@ NODE_WORDS = (
 TOLD = {
     "alice": NODE_WORDS,
     "relay": (Calibrated("carver", "relay", refused="no light"), Unknown("of tomorrow")),
-    "orchestrator": (LeaseStatus(1, 1, "alice", "bob", False), Unknown("of tomorrow")),
+    "orchestrator": (
+        LeaseStatus(1, 1, "alice", "bob", False),
+        HubStatus(3),
+        Refusals("alice", 2, "Served"),
+        Unknown("of tomorrow"),
+    ),
     "fl-alice": (ClientState("alice", 1, "round aborted"),),
     "fl-server": (UploadRefused(1, "alice", "late"), ClientDropped(1, "alice", "upload", "gone")),
 }
