@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lab.monitoring.alerts import rules_text
-from lab.monitoring.panels import dashboard_text
+from lab.monitoring.dashboard import dashboard_text
 
 FOLDER = Path(__file__).resolve().parents[2] / "lab" / "monitoring"
 FILES = {"alerts.yml": rules_text, "dashboard.json": dashboard_text}

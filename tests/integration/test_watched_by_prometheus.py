@@ -18,7 +18,7 @@ import pytest
 from command_line import run_qunetlab
 
 from lab.monitoring.alerts import rules_text
-from lab.monitoring.panels import dashboard
+from lab.monitoring.dashboard import dashboard
 from lab.runs.testbeds.folder import RUNNING_FILE, create_folder, template_path
 from lab.testbed import load_testbed, read_testbed, write_testbed
 from orchestrator.delivery.client import DeliveryClient

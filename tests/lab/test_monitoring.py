@@ -17,7 +17,7 @@ import pytest
 
 from lab.alarms.table import TABLE as ALARMS
 from lab.monitoring.alerts import PROCESSES, SILENT_S, Rule, alarm_rules
-from lab.monitoring.panels import dashboard
+from lab.monitoring.dashboard import dashboard
 from orchestrator.hub.events import HubLimits
 from orchestrator.metrics.table import TABLE
 
