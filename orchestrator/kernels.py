@@ -4,8 +4,9 @@ Compiling takes seconds, so numba keeps machine code beside the source or in the
 neither can be written (a read-only container, a unit with ProtectSystem= and ProtectHome=) it refuses to
 import the module at all.  :func:`kernel` looks further, at the first call: a folder that was offered (a
 role's state folder), ``$CACHE_DIRECTORY`` of systemd (systemd.exec(5)), a private folder below ``$TMPDIR``.
-If none can be written, or the one found is full or damaged, the kernel is compiled for this process alone,
-which is said once.
+What was compiled beside the source by whoever installed it (``qunetlab compile``) is read even where it cannot be written.
+If there is none of that, and no folder can be written, or the one found is full or damaged, the kernel is compiled for this
+process alone, which is said once.
 
 What lies in a cache is code that will run: a folder is used only if it is this user's and nobody else can
 write it.  Numba writes the index of a kernel before the code that it names, and two processes may choose one name for
@@ -62,13 +63,14 @@ class _KernelCache:
         if not self._looked:
             self._looked = True
             self._found = _cache_of(self._function)
-            if self._found is None:
-                _tell_once("no folder for them can be written")
         return self._found
 
     def load_overload(self, signature: Any, target: Any) -> Any:
         """The machine code for ``signature``, None if it must be compiled."""
-        cache = self._cache()
+        found = self._load(self._cache(), signature, target)
+        return self._load(_installed(self._function), signature, target) if found is None else found
+
+    def _load(self, cache: Any, signature: Any, target: Any) -> Any:
         if cache is None:
             return None
         try:
@@ -76,13 +78,15 @@ class _KernelCache:
                 return cache.load_overload(signature, target)
         except Exception as error:  # noqa: BLE001 - unpickling a damaged file fails in any way; it is written anew
             logger.info("machine code in %s cannot be read (%r) and is made anew", cache.cache_path, error)
-            self.flush()  # numba reads a damaged index again before it adds to it
+            if cache is self._found:
+                self.flush()  # numba reads a damaged index again before it adds to it
             return None
 
     def save_overload(self, signature: Any, compiled: Any) -> None:
         """Keep machine code, if it can be kept."""
         cache = self._cache()
         if cache is None:
+            _tell_once("no folder for them can be written")
             return
         try:
             with _held(cache, fcntl.LOCK_EX):
@@ -144,6 +148,29 @@ def _numba_cache(function: Callable[..., Any]) -> Any:
     try:
         return numba_cache(function)
     except (RuntimeError, OSError):  # "no locator available"; a home that is no folder
+        return None
+
+
+def _installed(function: Callable[..., Any]) -> Any:
+    """Numba's cache beside the source, to be read alone; None if there is no such folder."""
+    import numba.core.caching
+
+    numba_cache: Any = numba.core.caching.FunctionCache
+    beside = next(
+        each
+        for each in numba_cache._impl_class._locator_classes
+        if each.__name__.lstrip("_") == "InTreeCacheLocator"
+    )
+
+    def found(locator: Any) -> None:
+        if not Path(locator.get_cache_path()).is_dir():
+            raise FileNotFoundError(locator.get_cache_path())
+
+    reading = type("_Reading", (beside,), {"ensure_cache_path": found})
+    places = type("_Places", (numba_cache._impl_class,), {"_locator_classes": [reading]})
+    try:
+        return type("_Installed", (numba_cache,), {"_impl_class": places})(function)
+    except (RuntimeError, OSError):
         return None
 
 

@@ -90,7 +90,7 @@ def test_it_is_built_and_a_hub_in_it_is_healthy(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
-    podman("build", "-t", IMAGE, str(ROOT))
+    podman("build", "--format", "docker", "-t", IMAGE, str(ROOT))
     bench = create_folder(tmp_path / "bench", template_path("simulated-reference")).parent
     options = ("--read-only", "--tmpfs", "/tmp", "--cap-drop", "all", "--security-opt", "no-new-privileges")
     command = (IMAGE, "orchestrator", "/bench", "--metrics", "127.0.0.1:9464")

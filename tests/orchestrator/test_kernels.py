@@ -108,6 +108,27 @@ def test_beside_the_source_where_that_can_be_written(load: Callable[[], ModuleTy
     assert (again.double(20), hits(again)) == (41, 1)
 
 
+@pytest.mark.parametrize("elsewhere", [True, False])
+def test_what_was_compiled_at_installation_is_read_where_it_cannot_be_written(
+    load: Callable[[], ModuleType],
+    only_writable: Callable[..., None],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    elsewhere: bool,
+) -> None:
+    load().double(20)
+    state = tmp_path / "state"
+    state.mkdir()
+    only_writable(*([state] if elsewhere else []))
+    kernels.offer_folder(state / "kernels")
+    module = load()
+    with caplog.at_level(logging.WARNING):
+        assert (module.double(20), hits(module), files(state)) == (41, 1, [])
+        assert caplog.records == []
+        assert module.double(1.5) == 4.0  # another type: compiled here
+    assert len(files(state)) == (2 if elsewhere else 0)
+
+
 def test_in_the_state_folder_of_a_role_where_source_and_home_are_read_only(
     load: Callable[[], ModuleType], only_writable: Callable[..., None], tmp_path: Path
 ) -> None:

@@ -38,6 +38,10 @@ TEMPORARY = (Path("/tmp"), Path("/var/tmp"))
 HOMES = (Path("/home"), Path("/root"), Path("/run/user"))
 
 
+DEVICE_GROUPS = ("dialout", "uucp", "plugdev")
+"""Who may open serial lines and USB, on one distribution or another; a unit that names a group which is not there does not start."""
+
+
 class UnitError(ValueError):
     """A role that no unit can be written for."""
 
@@ -53,6 +57,8 @@ class Places:
     user: str
     systemd: int = GROWING_PAUSES
     sealed_store: bool = False
+    groups: tuple[str, ...] = ("dialout", "plugdev")
+    """Those of :data:`DEVICE_GROUPS` that this machine has."""
 
 
 def file_name(role: str) -> str:
@@ -210,11 +216,8 @@ def _hardening(testbed: Testbed, role: str, places: Places) -> Iterator[str]:
     if allowed:
         yield "DevicePolicy=closed"
         yield from (f"DeviceAllow={each}" for each in allowed)
-        yield (
-            "SupplementaryGroups=dialout plugdev"
-            if any("usb" in each for each in allowed)
-            else "SupplementaryGroups=dialout"
-        )
+        if groups := [each for each in DEVICE_GROUPS if each in places.groups]:
+            yield f"SupplementaryGroups={' '.join(groups)}"
     elif role == SIMULATE:
         yield "DevicePolicy=closed"
         yield "DeviceAllow=char-pts rw"

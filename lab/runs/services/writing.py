@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import os
 import pwd
 import re
@@ -16,6 +17,7 @@ from lab.runs.here import home_of, roles_here
 from lab.runs.services.units import (
     CLAIMS,
     CREDENTIAL,
+    DEVICE_GROUPS,
     GROWING_PAUSES,
     SIMULATE,
     TARGET,
@@ -74,6 +76,7 @@ def units_here(
         name,
         systemd_version(),
         sealed_store,
+        tuple(each.gr_name for each in grp.getgrall() if each.gr_name in DEVICE_GROUPS),
     )
     written = {file_name(role): unit(loaded, role, places) for role in chosen}
     if any(has_instruments(loaded, role) for role in chosen):

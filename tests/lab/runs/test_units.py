@@ -93,6 +93,8 @@ def test_only_roles_with_serial_or_usb_instruments_get_devices() -> None:
     assert "DeviceAllow=char-ttyUSB rw" in lines(relay)
     assert "DeviceAllow=char-usb_device rw" not in lines(relay)
     assert "PrivateDevices=yes" not in lines(relay)
+    assert value(relay, "SupplementaryGroups") == "dialout plugdev"
+    assert "SupplementaryGroups" not in unit(REAL, "relay", replace(PLACES, groups=()))
     entries = tuple(
         entry.model_copy(update={"address": "USB::0x1313::0x8078::P0001::INSTR"})
         if entry.owner == "alice" and entry.model == "keysight-8163b"
