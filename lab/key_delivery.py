@@ -47,7 +47,7 @@ class KeyDelivery(Section):
     stock_bits: Annotated[int, Field(ge=0)] = 262_144
     """Free bits of each one-time-pad lane between users with applications up to which the ring makes key by itself."""
     max_waiting_keys: Annotated[int, Field(ge=1, le=10**6)] = 4096
-    """Keys that may wait at a node for each application that is to fetch its copies there."""
+    """Keys of one application that may wait at a node for another one to fetch its copies there."""
     relay: bool = False
     """Whether nodes in the middle hand keys on where two users share none, or too few: they know those keys."""
     key_waits_s: Annotated[Positive, Plausible(1, 1e7)] = 3600.0  # a key not fetched by then is burnt

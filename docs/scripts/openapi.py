@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from lab.key_delivery import SAE_ID_PATTERN, KeyDelivery
 from orchestrator.delivery.http.asks import BASE, ENDPOINTS
+from orchestrator.delivery.http.formats import ROUTE_TYPE, RouteType
 from orchestrator.delivery.key_desk import KEY_ID_PATTERN
 
 PAGE = Path(__file__).resolve().parents[1] / "etsi014.openapi.json"
@@ -82,7 +83,10 @@ def schemas(rules: KeyDelivery) -> Plain:
             number=number,
             size=size,
             additional_slave_SAE_IDs=many(text(), maxItems=0, description="max_SAE_ID_count is 0"),
-            extension_mandatory=many(free, maxItems=0, description="none is known here"),
+            extension_mandatory=many(
+                record([], closed=True, **{ROUTE_TYPE: text(enum=list(get_args(RouteType)))}),
+                description="direct: no key that a node in the middle handed on",
+            ),
             extension_optional=many(free, description="ignored"),
         ),
         "KeyContainer": record(

@@ -114,7 +114,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "runs list": ("qunetlab runs --testbed bench --kind block --since 2h",),
     "runs show": ("qunetlab runs show block/7/3 --testbed bench",),
     "sae approve": ("qunetlab sae approve request.pem --testbed bench",),
-    "sae authority": ("qunetlab sae authority --testbed bench",),
+    "sae authority": (
+        "qunetlab sae authority --testbed bench",
+        "qunetlab sae authority --testbed bench --authority-key passphrase",
+    ),
     "sae install": (
         "qunetlab sae install sae-app1.pem",
         "qunetlab sae install crl.pem --testbed bench",

@@ -30,6 +30,7 @@ from lab.cli.naming import told_apart, users_and_testbed
 from lab.cli.new import new
 from lab.cli.options import (
     EXIT_INTERRUPTED,
+    AuthorityKeyOption,
     Json,
     PairOption,
     SecretsPath,
@@ -126,6 +127,7 @@ def init(
         ),
     ] = None,
     store_key: StoreKeyOption = "file",
+    authority_key: AuthorityKeyOption = "file",
     sae: Annotated[
         list[str] | None,
         typer.Option(
@@ -156,6 +158,7 @@ def init(
 ) -> None:
     """Create a testbed folder: testbed file, CURVE keys, certificates, initial pair secrets (0600); or move a role's part."""
     from lab.key_delivery import applications_named
+    from lab.runs.certificates.signing_key import passphrase_of
     from lab.runs.testbeds.folder import create_folder, source_path
     from lab.runs.testbeds.store_key import StoreKey
 
@@ -170,7 +173,7 @@ def init(
             arrive(folder, parcel, as_json)
         return
     key = StoreKey.parse(store_key)
-    passphrase = key.passphrase("every user", confirm=True) if key.is_passphrase else None
+    passphrase = key.passphrase("the key store of every user", confirm=True) if key.is_passphrase else None
     if anew:
         from lab.cli.anew import make_anew
 
@@ -185,6 +188,7 @@ def init(
         ring_seed=ring_seed,
         uncalibrated=uncalibrated,
         passphrase=passphrase,
+        authority_passphrase=passphrase_of(authority_key, confirm=True),
         applications=applications_named(sae or ()),
     )
     text = (

@@ -12,6 +12,7 @@ from fl.workloads import folders
 from lab.cli.completing import known_pairs
 from lab.cli.naming import TESTBED, TESTBED_HELP, known_testbeds
 from lab.runs.shown import echo
+from lab.runs.testbeds.store_key import AUTHORITY_KEY_HELP
 from lab.runs.testbeds.store_key import HELP as STORE_KEY_HELP
 
 TestbedPath = Annotated[
@@ -59,6 +60,13 @@ StatePath = Annotated[
 StoreKeyOption = Annotated[
     str,
     typer.Option("--store-key", help=f"Where the key comes from that seals the key store: {STORE_KEY_HELP}"),
+]
+AuthorityKeyOption = Annotated[
+    str,
+    typer.Option(
+        "--authority-key",
+        help=f"How the private key of the testbed's authority is sealed: {AUTHORITY_KEY_HELP}",
+    ),
 ]
 MetricsListen = Annotated[
     str,

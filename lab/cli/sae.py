@@ -13,7 +13,6 @@ import typer
 from lab.cli.options import show
 from lab.key_delivery import SAE_FOLDER_PREFIX, SAE_ID_PATTERN, SAE_ID_RULE
 from lab.runs.certificates.authority import CERTIFICATE_FILE as AUTHORITY_CERTIFICATE
-from lab.runs.certificates.authority import KEY_FILE as AUTHORITY_KEY
 from lab.runs.certificates.authority import REVOKED_FILE as AUTHORITY_LIST
 from lab.runs.certificates.authority import Authority, Issued
 from lab.runs.certificates.here import (
@@ -29,6 +28,7 @@ from lab.runs.certificates.here import (
 from lab.runs.certificates.holding import Arrived, Held, holds_key_of, install, is_strange
 from lab.runs.certificates.holding import request as make_request
 from lab.runs.certificates.making import check_request
+from lab.runs.certificates.signing_key import has_key, is_sealed, passphrase_of
 from lab.runs.shown import echo
 from lab.runs.testbeds.folder import SECRETS, FolderError, own_testbed
 from lab.testbed import Testbed, UnknownNameError, load_testbed
@@ -59,9 +59,9 @@ class Place:
         self.testbed: Testbed = load_testbed(self.path)
         self.secrets = self.path.parent / SECRETS
 
-    def authority(self) -> Authority:
-        """Raises CertificateError where its key is not here."""
-        return Authority(authority_folder(self.secrets))
+    def authority(self, key: str = "file") -> Authority:
+        """Raises CertificateError where its key is not here; ``key`` is the option that says how to open it."""
+        return Authority(authority_folder(self.secrets), passphrase_of(key))
 
     def check_holder(self, name: str, holder: Holder) -> None:
         """Raise UnknownNameError unless the testbed file has such a user or application."""
@@ -98,12 +98,12 @@ def request_certificate(
     return 0
 
 
-def approve_request(path: Path, testbed: Path, out: Path | None, *, yes: bool) -> int:
+def approve_request(path: Path, testbed: Path, out: Path | None, authority_key: str, *, yes: bool) -> int:
     """Look at a request, ask, sign."""
     from cryptography import x509
 
     place, at = Place(testbed), utc_now()
-    authority = place.authority()
+    authority = place.authority(authority_key)
     try:
         asked = x509.load_pem_x509_csr(read_limited(path))
     except ValueError:
@@ -187,10 +187,10 @@ def _install_list(content: bytes, path: Path, testbed: Path) -> int:
     return 0
 
 
-def renew_certificate(name: str, testbed: Path, out: Path | None, *, kme: bool) -> int:
+def renew_certificate(name: str, testbed: Path, out: Path | None, authority_key: str, *, kme: bool) -> int:
     """Sign a holder's key for another year."""
     place, holder, at = Place(testbed), Holder.KME if kme else Holder.SAE, utc_now()
-    authority = place.authority()
+    authority = place.authority(authority_key)
     place.check_holder(name, holder)
     known = authority.of(name, holder)
     if not known:
@@ -224,10 +224,12 @@ def renew_certificate(name: str, testbed: Path, out: Path | None, *, kme: bool) 
     return 0
 
 
-def revoke_certificates(name: str, testbed: Path, serial: str | None, *, kme: bool) -> int:
+def revoke_certificates(
+    name: str, testbed: Path, serial: str | None, authority_key: str, *, kme: bool
+) -> int:
     """Refuse the certificates of a holder for good."""
     place, holder, at = Place(testbed), Holder.KME if kme else Holder.SAE, utc_now()
-    authority = place.authority()
+    authority = place.authority(authority_key)
     known = authority.of(name, holder)
     chosen = [each for each in known if numbered(each.serial).startswith((serial or "").lower())]
     if serial and len(chosen) != 1:
@@ -241,6 +243,12 @@ def revoke_certificates(name: str, testbed: Path, serial: str | None, *, kme: bo
     number = authority.revoke([each.serial for each in holding], at)
     for each in holding:
         echo(f"revoked: {numbered(each.serial)} of {_called(name, holder)}")
+    keys = {fingerprint(each.key) for each in holding}
+    for each in known:
+        if each not in holding and each.holds(at) and fingerprint(each.key) in keys:
+            echo(
+                f"STILL GOOD for the same key: {numbered(each.serial)}; if the key is lost, revoke without --serial"
+            )
     spread = spread_list(place.testbed, place.secrets, authority.revoked_list())
     if spread.here:
         echo(f"list {number} is in place for {', '.join(spread.here)}: a running node refuses from here on")
@@ -255,7 +263,7 @@ def revoke_certificates(name: str, testbed: Path, serial: str | None, *, kme: bo
 def list_certificates(testbed: Path, as_json: bool) -> int:
     """Print what was signed, or what is here."""
     place, at = Place(testbed), utc_now()
-    authority = place.authority() if (authority_folder(place.secrets) / AUTHORITY_KEY).exists() else None
+    authority = place.authority() if has_key(authority_folder(place.secrets)) else None
     known = list(authority.issued() if authority else _here(place))
     rows = [_row(place.testbed, each, at) for each in known]
     answer: Certificates = {
@@ -284,18 +292,20 @@ def _here(place: Place) -> Iterator[Issued]:
         yield Issued(certificate, held.name, held.holder, revoked.get(certificate.serial_number))
 
 
-def found_authority(testbed: Path) -> int:
+def found_authority(testbed: Path, authority_key: str) -> int:
     """Make an authority where there is none."""
     place, at = Place(testbed), utc_now()
     folder = authority_folder(place.secrets)
     try:
-        made = Authority.found(folder, place.testbed.name, at)
+        made = Authority.found(folder, place.testbed.name, at, passphrase_of(authority_key, confirm=True))
     except FileExistsError:
         raise CertificateError(
             f"{folder} holds an authority already; certificates of two do not fit each other, so move it away first if you "
             "mean to begin anew"
         ) from None
-    echo(f"authority:   {made.fingerprint}; its key is in {folder} (0600) and signs whoever may draw keys")
+    echo(
+        f"authority:   {made.fingerprint}; its key is in {folder} ({'sealed' if is_sealed(folder) else '0600'}) and signs whoever may draw keys"
+    )
     for user in place.testbed.user_names():
         held = held_by_node(place.secrets, user)
         if held.folder.is_dir() and not held.key.exists():

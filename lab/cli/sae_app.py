@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lab.cli.options import FolderOption, Json
+from lab.cli.options import AuthorityKeyOption, FolderOption, Json
 
 sae_app = typer.Typer(
     no_args_is_help=True,
@@ -57,12 +57,13 @@ def approve(
     out: Annotated[
         Path | None, typer.Option(help="The file to carry back; default: sae-NAME.pem here.")
     ] = None,
+    authority_key: AuthorityKeyOption = "file",
     testbed: FolderOption = Path(),
 ) -> None:
     """Where the authority is: look at a request, compare its fingerprint with whoever made it, and sign it."""
     from lab.cli.sae import approve_request
 
-    raise typer.Exit(approve_request(request, testbed, out, yes=yes))
+    raise typer.Exit(approve_request(request, testbed, out, authority_key, yes=yes))
 
 
 @sae_app.command()
@@ -87,12 +88,13 @@ def renew(
     name: NameArgument,
     kme: Kme = False,
     out: Annotated[Path | None, typer.Option(help="The file to carry; default: sae-NAME.pem here.")] = None,
+    authority_key: AuthorityKeyOption = "file",
     testbed: FolderOption = Path(),
 ) -> None:
     """Where the authority is: sign the key of a holder for another year; put in place at once if it is here."""
     from lab.cli.sae import renew_certificate
 
-    raise typer.Exit(renew_certificate(name, testbed, out, kme=kme))
+    raise typer.Exit(renew_certificate(name, testbed, out, authority_key, kme=kme))
 
 
 @sae_app.command()
@@ -103,12 +105,13 @@ def revoke(
         str | None,
         typer.Option(help="Only the certificate whose number begins so; all of the holder without."),
     ] = None,
+    authority_key: AuthorityKeyOption = "file",
     testbed: FolderOption = Path(),
 ) -> None:
     """Where the authority is: refuse a holder's certificates for good; running nodes of this machine do so at once."""
     from lab.cli.sae import revoke_certificates
 
-    raise typer.Exit(revoke_certificates(name, testbed, serial, kme=kme))
+    raise typer.Exit(revoke_certificates(name, testbed, serial, authority_key, kme=kme))
 
 
 @sae_app.command("list")
@@ -120,8 +123,8 @@ def list_command(testbed: FolderOption = Path(), as_json: Json = False) -> None:
 
 
 @sae_app.command()
-def authority(testbed: FolderOption = Path()) -> None:
+def authority(authority_key: AuthorityKeyOption = "file", testbed: FolderOption = Path()) -> None:
     """Make the authority of a testbed that never had one, and certificates of the nodes of this machine."""
     from lab.cli.sae import found_authority
 
-    raise typer.Exit(found_authority(testbed))
+    raise typer.Exit(found_authority(testbed, authority_key))

@@ -145,6 +145,16 @@ def common_name(subject: x509.Name) -> str:
     return names[0].value
 
 
+def extensions_of(signed: x509.Certificate | x509.CertificateSigningRequest) -> x509.Extensions:
+    """The extensions of a certificate or a request; CertificateError where they cannot be read."""
+    try:
+        return signed.extensions
+    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
+        raise CertificateError(
+            "its extensions cannot be read: one is malformed, or stands there twice"
+        ) from None
+
+
 def holders(extensions: x509.Extensions) -> set[Holder]:
     """For whom a certificate, or a request for one, says that it is."""
     try:
@@ -155,9 +165,14 @@ def holders(extensions: x509.Extensions) -> set[Holder]:
 
 
 def fingerprint(key: PublicKey) -> str:
-    """What two people compare: SHA-256 of the public key (SubjectPublicKeyInfo, DER), as ``ab:cd:...``."""
+    """What two people compare: :func:`key_digest` as ``ab:cd:...``."""
+    return key_digest(key).hex(":")
+
+
+def key_digest(key: PublicKey) -> bytes:
+    """SHA-256 of a public key (SubjectPublicKeyInfo, DER)."""
     spki = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-    return hashlib.sha256(spki).digest().hex(":")
+    return hashlib.sha256(spki).digest()
 
 
 def public_key(signed: x509.Certificate | x509.CertificateSigningRequest) -> PublicKey:
@@ -192,7 +207,7 @@ def check_issued(
             f"{place} was issued by another authority than {fingerprint(public_key(authority))}: every certificate of a "
             "testbed comes from the machine where they are approved"
         ) from None
-    if holder not in holders(certificate.extensions):
+    if holder not in holders(extensions_of(certificate)):
         raise CertificateError(f"{place} is no certificate for {holder.words}")
     for what, one in (("it", certificate), ("its authority", authority)):
         if at < one.not_valid_before_utc:
@@ -236,8 +251,8 @@ class RevokedCertificates:
 
     def __init__(self, path: Path, authority: x509.Certificate) -> None:
         """Raises CertificateError: who is revoked must be known before anybody is served."""
-        self._path = path
-        self._authority = authority
+        self.path = path
+        self.authority = authority
         self._seen = self._stamp()
         self._list = read_list(path, authority)
         self._serials = _serials(self._list)
@@ -261,7 +276,7 @@ class RevokedCertificates:
 
     def _stamp(self) -> tuple[int, int, int] | None:
         try:
-            told = self._path.stat()
+            told = self.path.stat()
         except OSError:
             return None
         return told.st_mtime_ns, told.st_size, told.st_ino
@@ -269,10 +284,10 @@ class RevokedCertificates:
     def _read_again(self) -> None:
         before = list_number(self._list)
         try:
-            found = read_list(self._path, self._authority)
+            found = read_list(self.path, self.authority)
             if list_number(found) < before:
                 raise CertificateError(
-                    f"{self._path} is list {list_number(found)}, older than list {before} that was read before"
+                    f"{self.path} is list {list_number(found)}, older than list {before} that was read before"
                 )
         except CertificateError as error:
             logger.error("revoked certificates: %s; list %d holds on", error, before)

@@ -85,9 +85,17 @@ class KeyDesk(Protocol):
         """What ``caller`` may ask for, to share with ``slave``.  Raises KeyDeskError."""
 
     def enc_keys(
-        self, caller: str, slave: str, number: int | None, size_bits: int | None
+        self,
+        caller: str,
+        slave: str,
+        number: int | None,
+        size_bits: int | None,
+        *,
+        may_be_relayed: bool = True,
     ) -> runtime.Future[list[DeliveredKey]]:
         """``number`` fresh keys (default 1) of ``size_bits`` (default: key_size of the status), all or none.
+
+        Unless they ``may_be_relayed``, no node in the middle knows them.
 
         The future is done once the peer's node holds its copies; a caller that gave up cancels it.
         """

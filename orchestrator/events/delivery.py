@@ -24,6 +24,7 @@ TurnedAway: TypeAlias = Literal[
     "certificate in use at another address",
     "too many connections",
     "too many connections of one SAE",
+    "too many handshakes",
     "too many handshakes of one address",
     "too slow",
 ]

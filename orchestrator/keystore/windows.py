@@ -288,11 +288,13 @@ class Windows:
         )
         return int(rows[0][0]) if rows else None
 
-    def used_bits(self, sae: str, day: int) -> int:
-        """Bits that an application was given on a UTC day (days since 1970), on either side."""
+    def drawn_bits(self, sae: str, day: int) -> int:
+        """Bits that an application was given as master on a UTC day (days since 1970)."""
         with self._core.lock:
             rows = self._core.db.query(
-                "SELECT COALESCE(SUM(bits), 0) FROM sae_use WHERE sae = ? AND day = ?", sae, day
+                "SELECT COALESCE(SUM(bits), 0) FROM sae_use WHERE sae = ? AND day = ? AND side = 'master'",
+                sae,
+                day,
             )
         return int(rows[0][0])
 

@@ -16,6 +16,7 @@ from orchestrator import runtime
 from orchestrator.delivery.applications.desk import NodeKeyDesk
 from orchestrator.delivery.applications.master_end import MasterEnd
 from orchestrator.delivery.applications.messages import TOPIC_PREFIX
+from orchestrator.delivery.applications.quotas import Quotas
 from orchestrator.delivery.applications.relaying import KeyRelay
 from orchestrator.delivery.applications.routes import Routes
 from orchestrator.delivery.applications.slave_end import SlaveEnd
@@ -63,6 +64,7 @@ class NodeApplications:
         )
         self._on_change: Callable[[], None] = lambda: None
         self._reported_s = runtime.now()
+        quotas = Quotas(testbed.sae, store, today)
         self._master_ends = {
             peer: MasterEnd(
                 store,
@@ -70,22 +72,27 @@ class NodeApplications:
                 partial(self._connect, peer),
                 today=today,
                 key_waits_s=rules.key_waits_s,
+                set_aside=quotas.set_aside,
             )
             for peer in self.peers
         }
+
+        def user_of(sae: str) -> str | None:
+            return testbed.sae[sae].user if sae in testbed.sae else None
+
         self.relay = KeyRelay(
             store,
             self._master_ends,
-            user_of=lambda sae: testbed.sae[sae].user if sae in testbed.sae else None,
+            user_of=user_of,
             present=self._present,
             today=today,
             key_waits_s=rules.key_waits_s,
         )
         self.slave_end = SlaveEnd(
             store,
-            lambda sae: self.desk.serves(sae),
+            user_of,
             today=today,
-            most_per_sae=rules.max_waiting_keys,
+            most_of_two=rules.max_waiting_keys,
             key_waits_s=rules.key_waits_s,
             relay=self.relay if rules.relay else None,
         )
@@ -93,10 +100,9 @@ class NodeApplications:
             name,
             rules,
             testbed.sae,
-            store,
+            quotas,
             self._master_ends,
             self.slave_end,
-            today=today,
             tell=self._happened,
             routes=Routes(name, self._master_ends, self._present) if rules.relay else None,
         )

@@ -103,7 +103,7 @@ def audited(store: KeyStore) -> KeysAudited:
 def use_of(store: KeyStore, today: int) -> Use:
     """What applications were given, and on the UTC day ``today`` (days since 1970)."""
     rows = [
-        SaeUse(sae, peer, side, keys, bits, store.windows.used_bits(sae, today))
+        SaeUse(sae, peer, side, keys, bits, store.windows.drawn_bits(sae, today))
         for sae, peer, side, keys, bits in store.windows.uses()
     ]
     return Use(store.owner, rows)

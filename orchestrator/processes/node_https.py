@@ -23,6 +23,7 @@ from orchestrator.events.delivery import (
 )
 from orchestrator.events.status import pair_name
 from orchestrator.log_context import about
+from orchestrator.processes.few_lines import FewLines
 
 logger = logging.getLogger(__name__)
 OWN_MACHINE = "127.0.0.1:0"
@@ -38,11 +39,13 @@ def serving(
 ) -> Iterator[str]:
     """Serve the applications of ``name`` over HTTPS; gives the address, empty where nobody is served."""
 
+    few = FewLines()
+
     def told(event: DeliveryEvent) -> None:
         tell(event)
         other = testbed.sae.get(event.other) if isinstance(event, KeyRequestAnswered) else None
         with about(pair=_pair(testbed, name, other.user) if other else ""):
-            log(event)
+            log(event, few)
 
     if not testbed.applications_of(name):
         yield ""
@@ -74,8 +77,8 @@ def _pair(testbed: Testbed, name: str, peer: str) -> str:
     return pair_name(users) if len(users) == 2 else ""
 
 
-def log(event: DeliveryEvent) -> None:
-    """A line for each request and whoever was turned away; texts of callers are quoted."""
+def log(event: DeliveryEvent, few: FewLines) -> None:
+    """A line for each request, and a few for callers that were turned away, and for faults; texts of callers are quoted."""
     if isinstance(event, KeyRequestAnswered):
         logger.info(
             "keys: %r %s %s %r: %d, %d keys, %.1f ms",
@@ -83,10 +86,11 @@ def log(event: DeliveryEvent) -> None:
             *(event.status, event.keys, 1e3 * event.took_s),
         )
     elif isinstance(event, KeyCallerTurnedAway):
-        logger.warning(
-            "keys: %r at %s turned away: %s%s %s",
-            *(event.sae, event.address, event.why),
-            *(f" ({event.other_address})" if event.other_address else "", event.detail),
-        )
-    elif isinstance(event, KeyServerFault):
-        logger.error("keys: %s failed: %s", event.what, event.error)
+        if (more := few.about(event.why)) is not None:
+            logger.warning(
+                "keys: %r at %s turned away: %s%s %s%s",
+                *(event.sae, event.address, event.why),
+                *(f" ({event.other_address})" if event.other_address else "", event.detail, more),
+            )
+    elif isinstance(event, KeyServerFault) and (more := few.about(event.what)) is not None:
+        logger.error("keys: %s failed: %s%s", event.what, event.error, more)

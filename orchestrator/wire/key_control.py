@@ -53,7 +53,7 @@ class KeysAudited(Message, frozen=True):
 class SaeUse(Message, frozen=True):
     """What an application was given so far of the key of this node with ``peer``, as the one who asks for keys or fetches copies.
 
-    ``bits_today`` are those of all its keys on this UTC day, by which its quota is counted.
+    ``bits_today`` are those that it drew as master on this UTC day, by which its quota is counted.
     """
 
     sae: str

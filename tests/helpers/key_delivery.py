@@ -13,6 +13,7 @@ from lab.key_delivery import Application, KeyDelivery
 from orchestrator import runtime
 from orchestrator.delivery.applications.desk import NodeKeyDesk
 from orchestrator.delivery.applications.master_end import MasterEnd
+from orchestrator.delivery.applications.quotas import Quotas
 from orchestrator.delivery.applications.slave_end import SlaveEnd
 from orchestrator.delivery.key_desk import DeliveredKey
 from orchestrator.keystore.lanes import SplitRule
@@ -26,8 +27,9 @@ from orchestrator.wire.memory_channel import memory_channel_pair
 KEK = Kek(b"k" * 32)
 SPLIT = SplitRule(otp_per_1024=128)
 SAES = {"app1": Application(user="alice"), "app2": Application(user="bob"), "app3": Application(user="bob")}
-Meddle = Callable[[str, int, bytes], bytes | None]
-"""(sender, number of its message, payload) -> what arrives; None: lost."""
+PATIENCE_S = 20.0
+Meddle = Callable[[str, int, bytes], bytes | list[bytes] | None]
+"""(sender, number of its message, payload) -> what arrives, in order; None: lost."""
 
 
 def honest(_: str, __: int, payload: bytes) -> bytes | None:
@@ -62,6 +64,14 @@ def balanced(stores: Mapping[str, KeyStore]) -> bool:
     )
 
 
+def waited_for(done: Callable[[], bool]) -> None:
+    """Return once ``done``; what is waited for happens in another thread, within some steps of its loop."""
+    deadline_s = runtime.now() + PATIENCE_S
+    while not done():
+        assert runtime.now() < deadline_s, "it did not happen"
+        runtime.sleep(0.002)
+
+
 class Meddled:
     """One end of a channel whose messages an untrusted hub may change or lose."""
 
@@ -74,8 +84,10 @@ class Meddled:
         number = self._world.said[self._sender]
         self._world.said[self._sender] += 1
         arrives = self._world.meddle(self._sender, number, payload)
-        if arrives is not None:
-            self._channel.send(arrives)
+        if isinstance(arrives, bytes):
+            arrives = [arrives]
+        for each in arrives or ():
+            self._channel.send(each)
 
     def recv(self, timeout_s: float) -> bytes:
         if self._world.cut:
@@ -127,26 +139,27 @@ class KeyWorld:
             store = self.stores[name] = KeyStore.open(self.path(name), name, KEK)
             slave_end = self.slave_ends[name] = SlaveEnd(
                 store,
-                lambda sae, name=name: sae in self.saes and self.saes[sae].user == name,  # type: ignore[misc]
+                lambda sae: self.saes[sae].user if sae in self.saes else None,
                 today=lambda: 20000,
-                most_per_sae=self.rules.max_waiting_keys,
+                most_of_two=self.rules.max_waiting_keys,
                 key_waits_s=self.rules.key_waits_s,
             )
+            quotas = Quotas(self.saes, store, lambda: 20000)
             master_end = self.master_ends[name] = MasterEnd(
                 store,
                 peer,
                 lambda name=name: self._connect(name),  # type: ignore[misc]
                 today=lambda: 20000,
                 key_waits_s=self.rules.key_waits_s,
+                set_aside=quotas.set_aside,
             )
             self.desks[name] = NodeKeyDesk(
                 name,
                 self.rules,
                 self.saes,
-                store,
+                quotas,
                 {peer: master_end},
                 slave_end,
-                today=lambda: 20000,
                 tell=self.told.append,
             )
             slave_end.start()

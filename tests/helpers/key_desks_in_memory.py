@@ -49,9 +49,15 @@ class DeskInMemory:
         )
 
     def enc_keys(
-        self, caller: str, slave: str, number: int | None, size_bits: int | None
+        self,
+        caller: str,
+        slave: str,
+        number: int | None,
+        size_bits: int | None,
+        *,
+        may_be_relayed: bool = True,
     ) -> runtime.Future[list[DeliveredKey]]:
-        self.asked.append(("enc_keys", caller, slave, number, size_bits))
+        self.asked.append(("enc_keys", caller, slave, number, size_bits, may_be_relayed))
         n_keys, bits = number or 1, size_bits or self.key_size
         answer: runtime.Future[list[DeliveredKey]] = runtime.future()
         try:

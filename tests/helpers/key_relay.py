@@ -122,8 +122,12 @@ class RelayWorld:
         for store in self.stores.values():
             store.close()
 
-    def order(self, first: str, last: str, number: int = 1, bits: int = 256) -> Any:
-        return self.nodes[first].desk.enc_keys(f"app-{first}", f"app-{last}", number, bits)
+    def order(
+        self, first: str, last: str, number: int = 1, bits: int = 256, *, may_be_relayed: bool = True
+    ) -> Any:
+        return self.nodes[first].desk.enc_keys(
+            f"app-{first}", f"app-{last}", number, bits, may_be_relayed=may_be_relayed
+        )
 
     def fetch(self, last: str, first: str, ids: list[str]) -> list[Any]:
         return self.nodes[last].desk.dec_keys(f"app-{last}", f"app-{first}", ids).result(20)

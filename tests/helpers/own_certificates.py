@@ -82,6 +82,14 @@ class Authority:
         label = file or "-".join(names) or "nobody"
         return self._sign(f"sae-{label}", list(names), ExtendedKeyUsageOID.CLIENT_AUTH, [], began, ends)
 
+    def renewed(self, before: Credentials, *names: str) -> Credentials:
+        """Another certificate for the key of one before."""
+        key = serialization.load_pem_private_key(before.key.read_bytes(), None)
+        assert isinstance(key, ec.EllipticCurvePrivateKey)
+        return self._sign(
+            f"sae-{'-'.join(names)}-renewed", list(names), ExtendedKeyUsageOID.CLIENT_AUTH, [], key=key
+        )
+
     def _begun(
         self,
         subject: x509.Name,
@@ -108,8 +116,9 @@ class Authority:
         hosts: list[x509.GeneralName],
         began: timedelta = -DAY,
         ends: timedelta = DAY,
+        key: ec.EllipticCurvePrivateKey | None = None,
     ) -> Credentials:
-        key = ec.generate_private_key(ec.SECP256R1())
+        key = key or ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name(
             [
                 x509.NameAttribute(NameOID.ORGANIZATION_NAME, "tests"),

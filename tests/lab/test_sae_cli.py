@@ -278,7 +278,8 @@ def test_a_revoked_key_is_not_renewed_and_not_approved_again(bench: Path, sae: S
 def test_one_certificate_of_several_is_revoked_by_its_number(bench: Path, sae: Sae) -> None:
     sae("renew", "app1", "--testbed", "bench")
     first, second = (row["serial"] for row in listed(sae, "app1"))
-    sae("revoke", "app1", "--serial", first[:12], "--testbed", "bench")
+    said = sae("revoke", "app1", "--serial", first[:12], "--testbed", "bench").stdout
+    assert f"STILL GOOD for the same key: {second}" in said
     assert {row["serial"]: row["state"] for row in listed(sae, "app1")} == {first: "revoked", second: "valid"}
     assert (
         "0 certificates of app1 begin with"
@@ -329,6 +330,158 @@ def test_a_node_makes_its_own_key_too(bench: Path, sae: Sae) -> None:
     assert "no user 'eve'" in sae("request", "eve", "--kme", "--testbed", "bench", ends=2).stderr
     shutil.rmtree(folder)
     assert "on another machine" in sae("request", "bob", "--kme", "--testbed", "bench", ends=2).stderr
+
+
+GOOD, OTHER = "correct horse battery", "another long passphrase"
+
+
+@pytest.fixture(scope="module")
+def sealed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A testbed whose authority's key is sealed with ``GOOD``."""
+    folder = tmp_path_factory.mktemp("sealed") / "bench"
+    return create_folder(
+        folder,
+        template_path("simulated-reference"),
+        applications={"app1": "alice"},
+        authority_passphrase=lambda: GOOD,
+    ).parent
+
+
+def in_file(folder: Path, passphrase: str) -> str:
+    path = folder / f"passphrase-{len(passphrase)}"
+    path.touch(0o600)
+    path.write_text(passphrase + "\n")
+    return f"passphrase-file:{path}"
+
+
+def test_a_sealed_authority_signs_for_nobody_without_the_passphrase(
+    sealed: Path, sae: Sae, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(sealed, "bench")
+    folder = Path("bench/secrets/authority")
+    assert not (folder / "ca-key.pem").exists()
+    for name in ("ca-key.sealed", "ca.passphrase"):
+        assert stat.S_IMODE((folder / name).stat().st_mode) == 0o600
+    assert not any(b"PRIVATE" in path.read_bytes() for path in folder.rglob("*") if path.is_file())
+    sae("request", "app1", "--out", "app1")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    refused: list[tuple[tuple[str, ...], str]] = [
+        ((), "is sealed with a passphrase: give --authority-key passphrase"),
+        (("--authority-key", in_file(tmp_path, OTHER)), "the passphrase is not the one that"),
+        (("--authority-key", "passphrase"), "--authority-key passphrase asks at a terminal"),
+        (("--authority-key", "passphrase-file:missing"), "cannot read the passphrase in missing"),
+        (
+            ("--authority-key", "credential"),
+            "--authority-key 'credential': give file (open, 0600), passphrase",
+        ),
+    ]
+    for option, says in refused:
+        said = sae("approve", "app1/request.pem", "--yes", "--testbed", "bench", *option, ends=2).stderr
+        assert says in said
+    for command in ("renew", "revoke"):
+        assert refused[0][1] in sae(command, "app1", "--testbed", "bench", ends=2).stderr
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    assert listed(sae, "app1")[0]["state"] == "valid", "what is signed is read without the key"
+    key = ("--authority-key", in_file(tmp_path, GOOD))
+    sae("approve", "app1/request.pem", "--yes", "--testbed", "bench", *key)
+    sae("renew", "app1", "--testbed", "bench", *key)
+    assert "in place for alice" in sae("revoke", "app1", "--testbed", "bench", *key).stdout
+    assert {row["state"] for row in listed(sae, "app1")} == {"revoked"}
+
+
+def test_a_sealed_key_that_was_changed_is_told(
+    sealed: Path, sae: Sae, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(sealed, "bench")
+    path, key = Path("bench/secrets/authority/ca-key.sealed"), ("--authority-key", in_file(tmp_path, GOOD))
+    whole = path.read_bytes()
+    for changed, says in (
+        (whole[: len(whole) // 2], "is damaged"),
+        (whole.replace(b'"format":1', b'"format":2'), "has format 2"),
+        (whole[:-6] + b'AA=="}', "was altered"),
+    ):
+        path.write_bytes(changed)
+        assert says in sae("renew", "app1", "--testbed", "bench", *key, ends=2).stderr
+    path.write_bytes(whole)
+    path.chmod(0o604)
+    assert "has mode 0604" in sae("renew", "app1", "--testbed", "bench", *key, ends=2).stderr
+
+
+def test_an_authority_is_sealed_as_it_is_made(bench: Path, sae: Sae, qunetlab: Any, tmp_path: Path) -> None:
+    key = ("--authority-key", in_file(tmp_path, GOOD))
+    said = sae("renew", "app1", "--testbed", "bench", *key, ends=2).stderr
+    assert "is not sealed: leave out --authority-key" in said
+    shutil.rmtree(bench / "secrets" / "authority")
+    for path in bench.glob("secrets/*/kme-*"):
+        path.unlink()
+    short = ("--authority-key", in_file(tmp_path, "short"))
+    assert "at least 12 characters" in sae("authority", "--testbed", "bench", *short, ends=2).stderr
+    assert "(sealed)" in sae("authority", "--testbed", "bench", *key).stdout
+    NodeCertificates.load(bench / "secrets" / "dave", "dave")
+    made = qunetlab("init", str(tmp_path / "new"), "--sae", "app1@alice", *key)
+    assert made.returncode == 0, made.stderr
+    assert (tmp_path / "new/secrets/authority/ca-key.sealed").exists()
+    assert (tmp_path / "new/secrets/sae-app1/cert.pem").exists()
+
+
+def test_a_new_authority_takes_the_place_of_one_that_was_moved_away(
+    bench: Path, sae: Sae, tmp_path: Path
+) -> None:
+    folder = bench / "secrets" / "bob"
+    other = create_folder(tmp_path / "other", template_path("simulated-reference")).parent
+    sae("request", "bob", "--kme", "--testbed", "bench")
+    sae("approve", folder / "kme-request.pem", "--testbed", other, "--yes")
+    assert "move" in sae("install", "kme-bob.pem", "--testbed", "bench", "--yes", ends=2).stderr
+    (folder / "kme-ca.pem").unlink()
+    sae("install", "kme-bob.pem", "--testbed", "bench", "--yes")
+    assert NodeCertificates.load(folder, "bob").revoked.number == 1
+
+
+def test_a_request_whose_extension_stands_twice_is_refused(bench: Path, sae: Sae, tmp_path: Path) -> None:
+    config = tmp_path / "twice.cnf"
+    config.write_text(
+        "[req]\ndistinguished_name=dn\nreq_extensions=ext\nprompt=no\n[dn]\nCN=app3\n"
+        "[ext]\nextendedKeyUsage=clientAuth\n1.2.3.4=ASN1:NULL\n1.2.3.5=ASN1:NULL\n"
+    )
+    path = tmp_path / "request.pem"
+    key = tmp_path / "key.pem"
+    subprocess.run(
+        [
+            "openssl",
+            "req",
+            "-new",
+            "-newkey",
+            "ed25519",
+            "-nodes",
+            "-config",
+            config,
+            "-keyout",
+            key,
+            "-out",
+            path,
+        ],
+        capture_output=True,
+        check=True,
+    )
+    path.write_bytes(signed_anew(path, key, {bytes.fromhex("06032a0305"): bytes.fromhex("06032a0304")}))
+    said = sae("approve", path, "--testbed", "bench", "--yes", ends=2).stderr
+    assert "stands there twice" in said
+
+
+def signed_anew(path: Path, key: Path, changed: dict[bytes, bytes]) -> bytes:
+    """A request with bytes of it changed, and a signature (Ed25519, the last 64 bytes) that fits them."""
+    request = x509.load_pem_x509_csr(path.read_bytes())
+    signer = certificates.read_key(key)
+    assert isinstance(signer, certificates.ed25519.Ed25519PrivateKey)
+    inner = request.tbs_certrequest_bytes
+    whole = request.public_bytes(certificates.serialization.Encoding.DER)
+    after = inner
+    for one, other in changed.items():
+        after = after.replace(one, other)
+    whole = whole.replace(inner, after)[:-64] + signer.sign(after)
+    return pem(x509.load_der_x509_csr(whole))
 
 
 def test_a_testbed_that_never_had_an_authority_gets_one_once(bench: Path, sae: Sae) -> None:

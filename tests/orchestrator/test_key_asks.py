@@ -70,6 +70,38 @@ def test_what_may_stand_in_a_request_without_meaning_anything() -> None:
     assert ask("POST", "/api/v1/keys/app2/enc_keys", b"{}", "Application/JSON; charset=utf-8")
 
 
+def test_a_master_may_refuse_relayed_keys() -> None:
+    def route(*mandatory: object) -> Ask:
+        return ask("POST", "/api/v1/keys/app2/enc_keys", enc(extension_mandatory=mandatory))
+
+    assert route({"qunetlab_route_type": "direct"}) == KeysAskedAsMaster("app2", None, None, False)
+    assert route({"qunetlab_route_type": "any"}) == KeysAskedAsMaster("app2", None, None, True)
+    assert route({}, {"qunetlab_route_type": "direct"}) == KeysAskedAsMaster("app2", None, None, False)
+    both = {"qunetlab_route_type": "any"}, {"qunetlab_route_type": "direct"}
+    assert route(*both) == KeysAskedAsMaster("app2", None, None, False), "direct is one of any"
+    assert route({}) == KeysAskedAsMaster("app2", None, None, True)
+    optional = enc(extension_optional=[{"qunetlab_route_type": "direct"}])
+    assert ask("POST", "/api/v1/keys/app2/enc_keys", optional) == KeysAskedAsMaster("app2", None, None, True)
+
+
+@pytest.mark.parametrize(
+    "mandatory",
+    [
+        [{"qunetlab_route_type": "Direct"}],
+        [{"qunetlab_route_type": True}],
+        [{"qunetlab_route_type": None}],
+        [{"qunetlab_route_type": ["direct"]}],
+        [{"qunetlab_route_type": "direct", "other": 1}],
+        [{"qunetlab_route_type": "direct"}, {"other": 1}],
+        [{"route_type": "direct"}],
+    ],
+)
+def test_what_is_mandatory_and_not_known_is_refused(mandatory: list[object]) -> None:
+    told = refused("POST", "/api/v1/keys/app2/enc_keys", enc(extension_mandatory=mandatory))
+    assert (told.status, told.message) == (400, MANDATORY_UNSUPPORTED)
+    assert "qunetlab_route_type" in told.details[0]
+
+
 def test_an_sae_id_may_be_written_in_percents() -> None:
     assert ask("GET", "/api/v1/keys/app%2D%32/status") == StatusAsked("app-2")
 

@@ -18,10 +18,27 @@ from orchestrator.delivery.key_desk import (
 from orchestrator.events.delivery import KeysDelivered, KeysRefused
 from orchestrator.keystore.lanes import AUTH_LANES, Lane
 from orchestrator.keystore.windows import LEAST_WINDOW_BITS, WINDOW_SHARE, window_bits
-from tests.helpers.key_delivery import KeyWorld, balanced, same
+from tests.helpers.key_delivery import KeyWorld, balanced, honest, same, waited_for
 
 ID = "bc490419-7d60-487f-adc1-4ddcc177c139"
 NO_KEY_IDS = ("", "x", ID[:-1], ID.replace("-", ""), f"{ID}\n", f" {ID}", ID.replace("9", "٩"))
+
+
+def given_up(world: KeyWorld, bits: int) -> runtime.Future[list]:
+    """An order whose application leaves when the keys are on their way; or one that was refused."""
+    end = world.master_ends["alice"]
+
+    def nothing_about_keys(sender: str, _: int, payload: bytes) -> bytes | None:
+        return None if sender == "bob" and end._sent is not None else payload
+
+    world.meddle = nothing_about_keys
+    future = world.desks["alice"].enc_keys("app1", "app2", 1, bits)
+    if not future.done():
+        waited_for(lambda: end._sent is not None)
+        assert future.cancel()
+    world.meddle = honest
+    waited_for(lambda: end._sent is None)
+    return future
 
 
 @pytest.fixture
@@ -162,7 +179,7 @@ def test_quotas(tmp_path: Path) -> None:
         with pytest.raises(KeysUnavailableError, match="quota of app1") as caught:
             world.give(2)
         assert caught.value.reason == "quota"
-        with pytest.raises(KeysUnavailableError, match="too many keys wait for app2"):
+        with pytest.raises(KeysUnavailableError, match="too many keys of app1 wait for app2"):
             world.give(1)
         world.fetch([given[0].key_id])
         world.give(1)
@@ -172,6 +189,44 @@ def test_quotas(tmp_path: Path) -> None:
         with pytest.raises(KeysUnavailableError, match="quota of app1"):
             world.give(1)
         assert world.slave_ends["bob"].shelf.counts() == {}
+
+
+def test_who_asks_and_hangs_up_has_drawn_what_left_the_stock(tmp_path: Path) -> None:
+    """Sizes that differ, so that no order is like one before and no key set aside serves it."""
+    world = KeyWorld(tmp_path)
+    world.saes["app1"] = world.saes["app1"].model_copy(update={"bits_per_day": 10 * 1024})
+    with world:
+        world.give(1, 64)
+        free, why = world.master_ends["alice"].free_bits(), ""
+        for size in range(1024, 1024 + 8 * 40, 8):
+            future = given_up(world, size)
+            if not future.cancelled():
+                why = str(future.exception())
+                break
+        assert "quota of app1" in why
+        assert free - world.master_ends["alice"].free_bits() < 20 * 1024
+
+
+def test_keys_set_aside_count_once_when_they_are_given_after_all(tmp_path: Path) -> None:
+    world = KeyWorld(tmp_path)
+    world.saes["app1"] = world.saes["app1"].model_copy(update={"bits_per_day": 1024})
+    with world:
+        world.give(1, 256)
+        assert given_up(world, 512).cancelled()
+        with pytest.raises(KeysUnavailableError, match="quota of app1"):
+            world.give(1, 264)
+        assert len(world.give(1, 256)) == 1
+
+
+def test_what_a_slave_fetches_is_no_draw_of_its_own(tmp_path: Path) -> None:
+    world = KeyWorld(tmp_path)
+    world.saes["app2"] = world.saes["app2"].model_copy(update={"bits_per_day": 256})
+    with world:
+        world.fetch([key.key_id for key in world.give(4)])
+        world.stop("bob")
+        world.start("bob")
+        world.meet()
+        assert len(world.desks["bob"].enc_keys("app2", "app1", 1, 256).result(20)) == 1
 
 
 def test_no_waiting_key_and_no_window_survives_a_start(world: KeyWorld) -> None:
@@ -228,14 +283,18 @@ def test_keys_of_an_order_that_was_given_up_go_to_the_next(world: KeyWorld) -> N
 
 
 @pytest.mark.parametrize("sender", ["alice", "bob"])
-@pytest.mark.parametrize("harm", ["lose", "flip", "cut", "twice", "splice"])
+@pytest.mark.parametrize("harm", ["lose", "flip", "cut", "twice", "splice", "reorder"])
 def test_a_hub_that_meddles_only_delays(tmp_path: Path, sender: str, harm: str) -> None:
     seen: list[bytes] = []
 
-    def meddle(who: str, number: int, payload: bytes) -> bytes | None:
+    def meddle(who: str, number: int, payload: bytes) -> bytes | list[bytes] | None:
         if who != sender or number % 2:
-            return payload
+            return [payload, seen[-1]] if harm == "reorder" and who == sender and seen else payload
         seen.append(payload)
+        if harm == "reorder":
+            return None  # until after the next
+        if harm == "twice":
+            return [payload, payload]
         if harm == "lose":
             return None
         if harm == "flip":

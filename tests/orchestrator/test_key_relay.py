@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.delivery.applications import master_end
+from orchestrator.delivery.applications import desk, master_end
 from orchestrator.delivery.applications.routes import bottleneck, cheapest
 from orchestrator.delivery.key_desk import KeysUnavailableError
 from orchestrator.keystore.errors import StoreError
-from tests.helpers.key_delivery import balanced, same
+from tests.helpers.key_delivery import balanced, same, waited_for
 from tests.helpers.key_relay import RelayWorld
 
 OVER_BOB = {("alice", "bob"): 65536, ("bob", "carol"): 65536}
@@ -34,6 +34,43 @@ def test_a_pair_without_key_is_served_by_the_node_in_the_middle(tmp_path: Path) 
     everything = b"|".join(world.seen)
     assert not any(key.key.reveal_bytes()[at : at + 16] in everything for key in keys for at in range(49))
     assert all(world.told)
+
+
+def test_a_master_that_takes_no_relayed_key_gets_none(tmp_path: Path) -> None:
+    with RelayWorld(tmp_path, OVER_BOB) as world:
+        before = world.free()
+        with pytest.raises(KeysUnavailableError, match="not enough key"):
+            world.order("alice", "carol", may_be_relayed=False).result(20)
+        assert world.free() == before
+        (key,) = world.order("alice", "bob", may_be_relayed=False).result(20)
+        assert (key.path, world.fetch("bob", "alice", [key.key_id])[0].path) == ((), ())
+
+
+def test_requests_for_relayed_keys_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(desk, "MOST_RELAYED", 1)
+    with RelayWorld(tmp_path, OVER_BOB) as world:
+        orders = [world.order("alice", "carol") for _ in range(4)]
+        refused = [each for each in orders if each.exception(20)]
+        assert len(refused) == 3
+        with pytest.raises(KeysUnavailableError, match="wait for nodes in the middle"):
+            refused[0].result()
+        assert len(world.order("alice", "carol").result(20)) == 1
+
+
+def test_routes_are_asked_again_after_a_store_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(_: object) -> int:
+        raise StoreError("the disk is full")
+
+    with RelayWorld(tmp_path, OVER_BOB) as world:
+        routes = world.nodes["alice"].desk._routes
+        assert routes is not None
+        monkeypatch.setattr(master_end.MasterEnd, "free_bits", fails)
+        monkeypatch.setattr("orchestrator.runtime.spawn", lambda ask, name: None)
+        routes.known()
+        with pytest.raises(StoreError):
+            routes.ask()
+        monkeypatch.undo()
+        waited_for(lambda: "bob" in routes.known())
 
 
 def test_a_chain_of_two(tmp_path: Path) -> None:

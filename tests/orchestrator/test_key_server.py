@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.client
 import json
 import socket
@@ -20,8 +21,9 @@ from own_certificates import Authority, Credentials, client_context
 from orchestrator import runtime
 from orchestrator.delivery.certificates import NodeCertificates
 from orchestrator.delivery.http.limits import Limits
-from orchestrator.delivery.http.server import KeyServer, KeyServerError
+from orchestrator.delivery.http.server import KeyServer, KeyServerError, network_of
 from orchestrator.delivery.key_desk import DeliveredKey
+from orchestrator.durable import replace_file
 from orchestrator.events.delivery import (
     DeliveryEvent,
     KeyCallerTurnedAway,
@@ -68,7 +70,13 @@ class SlowDesk(DeskInMemory):
         self.futures: runtime.Queue[runtime.Future[list[DeliveredKey]]] = runtime.queue()
 
     def enc_keys(
-        self, caller: str, slave: str, number: int | None, size_bits: int | None
+        self,
+        caller: str,
+        slave: str,
+        number: int | None,
+        size_bits: int | None,
+        *,
+        may_be_relayed: bool = True,
     ) -> runtime.Future[list[DeliveredKey]]:
         future: runtime.Future[list[DeliveredKey]] = runtime.future()
         self.futures.put(future)
@@ -167,7 +175,7 @@ def test_a_desk_that_breaks_is_told_by_the_kind_of_its_error_alone(
     authority: Authority, app1: Credentials
 ) -> None:
     class Broken(DeskInMemory):
-        def enc_keys(self, *_: object) -> runtime.Future[list[DeliveredKey]]:
+        def enc_keys(self, *_: object, **__: object) -> runtime.Future[list[DeliveredKey]]:
             raise RuntimeError("key: 0123456789")
 
     first, _ = linked_desks()
@@ -254,6 +262,48 @@ def test_one_certificate_from_two_addresses(site: Site, authority: Authority, ap
         with site.raw(app1, "127.0.0.2") as moved:
             moved.sendall(STATUS)
             answered = int(moved.recv(4096).split()[1])
+
+
+def test_a_renewed_certificate_and_the_one_before_are_one_key(site: Site, authority: Authority) -> None:
+    """A thief has the certificate of last year; the key is the same."""
+    before = authority.sae("app1", file="before")
+    renewed = authority.renewed(before, "app1")
+    assert renewed.serial != before.serial
+    with site.raw(renewed) as at_home:
+        at_home.sendall(STATUS)
+        assert at_home.recv(4096).startswith(b"HTTP/1.1 200")
+        with site.raw(before) as same_machine:
+            same_machine.sendall(STATUS)
+            assert same_machine.recv(4096).startswith(b"HTTP/1.1 200")
+        with site.raw(before, "127.0.0.2") as elsewhere:
+            elsewhere.sendall(STATUS)
+            assert all_of(elsewhere).startswith(b"HTTP/1.1 401")
+
+
+@pytest.mark.parametrize("name", ["app1\n", "Ａpp1", "app1\x00", "app 1", "\u202eapp1", "APP1", "app1@alice"])
+def test_a_name_that_only_looks_like_an_application_is_none(authority: Authority, name: str) -> None:
+    with served(authority, known=lambda sae: sae == "app1") as site:
+        answer = site.ask(authority.sae(name, file="odd"), "GET", f"{KEYS}/app2/status")
+        assert (answer.status, "no SAE of this testbed" in answer.message) == (401, True)
+
+
+def test_another_authority_is_taken_into_use_whole(tmp_path: Path) -> None:
+    """Callers of the one before are cut off, and who the new one has revoked is refused."""
+    first, second = authority_in(tmp_path / "first"), authority_in(tmp_path / "second")
+    old, new, revoked = first.sae("app1"), second.sae("app1"), second.sae("app3")
+    with served(first) as site, site.raw(old) as idle:
+        idle.sendall(STATUS)
+        assert idle.recv(4096).startswith(b"HTTP/1.1 200")
+        folder, other = first.folder_of("alice"), second.node()
+        second.revoke(other, revoked.serial)
+        for name in ("kme-crl.pem", "kme-key.pem", "kme-cert.pem", "kme-ca.pem"):
+            replace_file(folder / name, (other / name).read_bytes(), 0o600)
+        assert all_of(idle) == b""
+        after = Site(second, site.server, site.told)
+        assert after.ask(new, "GET", f"{KEYS}/app2/status").status == 200
+        assert after.ask(revoked, "GET", f"{KEYS}/app2/status").status == 401
+        with pytest.raises((ssl.SSLError, ConnectionError, http.client.RemoteDisconnected)):
+            Site(second, site.server, site.told).ask(old, "GET", f"{KEYS}/app2/status")
 
 
 def test_a_revoked_certificate_is_refused_and_its_connections_are_closed(
@@ -506,6 +556,48 @@ def test_connections_are_bounded_for_each_application_and_in_all(
         with pytest.raises((ssl.SSLError, ConnectionError)):
             site.ask(authority.sae("app4"), "GET", f"{KEYS}/app3/status")
         site.told.wait_for(lambda event: why(event) == "too many connections")
+
+
+def test_connections_that_are_turned_away_take_nobodys_room(authority: Authority, app1: Credentials) -> None:
+    """One application opens as many connections as it can, and sends nothing on them."""
+    app3 = authority.sae("app3")
+    limits = {"connections_per_sae": 1, "connections_turned_away": 2, "connections": 6}
+    with served(authority, **limits) as site, ExitStack() as open_ones:
+        for _ in range(12):
+            with contextlib.suppress(OSError):
+                open_ones.enter_context(site.raw(app1))
+        site.told.wait_for(
+            lambda _: [why(e) for e in site.told.events].count("too many connections of one SAE") == 11
+        )
+        assert site.ask(app3, "GET", f"{KEYS}/app2/status").status == 200
+
+
+def test_handshakes_that_never_end_take_nobodys_room(authority: Authority, app1: Credentials) -> None:
+    limits = {"handshakes": 3, "handshakes_per_address": 2, "connections": 4, "handshake_s": 60.0}
+    with served(authority, **limits) as site, ExitStack() as open_ones:
+        for host in ("127.0.0.2", "127.0.0.3", "127.0.0.4"):
+            for _ in range(3):
+                silent = socket.create_connection(site.where, timeout=10, source_address=(host, 0))
+                open_ones.enter_context(silent)
+        assert site.ask(app1, "GET", f"{KEYS}/app2/status").status == 200
+        turned_away = [why(event) for event in site.told.events]
+        assert "too many handshakes" in turned_away
+        assert "too many handshakes of one address" in turned_away
+        assert "too many connections" not in turned_away
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("10.0.0.1", "10.0.0.2", False),
+        ("::ffff:10.0.0.1", "::ffff:10.0.0.2", False),
+        ("2001:db8::1", "2001:db8::ffff:1", True),
+        ("fe80::1%eth0", "fe80::2%eth0", True),
+        ("2001:db8:0:1::1", "2001:db8:0:2::1", False),
+    ],
+)
+def test_whose_an_address_is(one: str, other: str, same: bool) -> None:
+    assert (network_of(one) == network_of(other)) is same
 
 
 def test_a_caller_that_takes_no_answers_is_cut_off(authority: Authority, app1: Credentials) -> None:

@@ -11,8 +11,14 @@ from served_keys import served_keys
 
 from lab.runs.testbeds.folder import create_folder, template_path
 from lab.testbed import load_testbed
-from orchestrator.events.delivery import KeyServerFault
-from orchestrator.processes.node_https import serving
+from orchestrator.events.delivery import (
+    DeliveryEvent,
+    KeyCallerTurnedAway,
+    KeyRequestAnswered,
+    KeyServerFault,
+)
+from orchestrator.processes.few_lines import FewLines
+from orchestrator.processes.node_https import log, serving
 
 
 def made(folder: Path, applications: dict[str, str]) -> Path:
@@ -48,3 +54,28 @@ def test_a_node_with_certificates_of_no_use_says_so_and_goes_on(
         assert where == ""
     assert KeyServerFault("starting", "CertificateError") in world.told
     assert "kme-cert.pem is missing" in caplog.text
+
+
+def test_strangers_fill_no_log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = 100.0
+    monkeypatch.setattr("orchestrator.runtime.now", lambda: now_s)
+    few = FewLines()
+
+    def lines(event: DeliveryEvent, times: int) -> list[str]:
+        caplog.clear()
+        for _ in range(times):
+            log(event, few)
+        return [record.getMessage() for record in caplog.records]
+
+    with caplog.at_level(logging.INFO):
+        stranger = KeyCallerTurnedAway("10.0.0.1", "handshake", detail="no certificate")
+        said = lines(stranger, 5000)
+        assert len(said) == 10
+        assert said[0] == "keys: '' at 10.0.0.1 turned away: handshake no certificate"
+        assert said[-1].endswith("; more of these are only counted for 60 s")
+        other = KeyCallerTurnedAway("10.0.0.2", "certificate in use at another address", "app1", "10.0.0.3")
+        assert len(lines(other, 1)) == 1, "a flood hides nothing else"
+        assert len(lines(KeyRequestAnswered("app1", "GET", "status", "app2", 200, 0, 0.1), 50)) == 50
+        now_s += 60.0
+        assert lines(stranger, 1)[0].endswith("; 4990 more before were only counted")
+        assert lines(stranger, 1)[0].endswith("no certificate")

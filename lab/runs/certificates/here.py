@@ -13,6 +13,7 @@ from lab.key_delivery import AUTHORITY_FOLDER, SAE_FOLDER_PREFIX
 from lab.runs.certificates.authority import Authority
 from lab.runs.certificates.holding import Held, install_list, place
 from lab.runs.certificates.making import hosts_of, make_key
+from lab.runs.certificates.signing_key import Passphrase
 from lab.testbed import AUTO, Testbed
 from orchestrator.delivery.certificates import (
     CertificateError,
@@ -54,9 +55,11 @@ def held_by_application(secrets: Path, name: str) -> Held:
     return Held.by_application(name, secrets / f"{SAE_FOLDER_PREFIX}{name}")
 
 
-def make_certificates(testbed: Testbed, secrets: Path, at: datetime) -> Authority:
+def make_certificates(
+    testbed: Testbed, secrets: Path, at: datetime, passphrase: Passphrase | None = None
+) -> Authority:
     """An authority, and certificates of every node and application, for a rehearsal on one machine."""
-    made = Authority.found(authority_folder(secrets), testbed.name, at)
+    made = Authority.found(authority_folder(secrets), testbed.name, at, passphrase)
     for user in testbed.user_names():
         certify(made, held_by_node(secrets, user), hosts_of_node(testbed, user), at)
     for name in testbed.sae:

@@ -24,6 +24,7 @@ from orchestrator.delivery.certificates import (
     check_issued,
     check_list,
     common_name,
+    extensions_of,
     fingerprint,
     holders,
     list_number,
@@ -124,7 +125,7 @@ class Arrived:
         try:
             own, authority = x509.load_pem_x509_certificates(content)
             revoked = x509.load_pem_x509_crl(content)
-            found = holders(own.extensions)
+            found = holders(extensions_of(own))
         except ValueError:
             raise CertificateError(
                 f"{where} is not what `qunetlab sae approve` writes (a certificate, that of its authority, a list of revoked "
@@ -152,9 +153,11 @@ def is_strange(held: Held, authority: x509.Certificate) -> bool:
 def install(held: Held, came: Arrived, at: datetime) -> None:
     """Put a certificate in its place, with the key it was made for; CertificateError, and then all is as it was."""
     check_issued(came.own, came.authority, held.name, held.holder, at, came.where)
-    is_strange(held, came.authority)
+    strange = is_strange(held, came.authority)
     key = _key_of(held, came)
-    if held.revoked:
+    if held.revoked and strange:  # a list that lies there is of an authority that was moved away
+        replace_file(held.revoked, pem(came.revoked), 0o600)
+    elif held.revoked:
         install_list(held.revoked, came.revoked, came.authority)
     replace_file(held.authority, pem(came.authority), 0o600)
     if key == held.next_key:

@@ -21,6 +21,7 @@ from orchestrator.delivery.certificates import (
     PrivateKey,
     PublicKey,
     common_name,
+    extensions_of,
     fingerprint,
     holders,
     public_key,
@@ -145,11 +146,12 @@ def check_request(request: x509.CertificateSigningRequest) -> tuple[str, Holder,
         raise CertificateError(
             f"an RSA key of {key.key_size} bits is too short; P-256 (ECDSA) is what is made here"
         )
-    asked = holders(request.extensions) or {Holder.SAE}
+    extensions = extensions_of(request)
+    asked = holders(extensions) or {Holder.SAE}
     if len(asked) != 1:
         raise CertificateError("the request is for an application and a node at once; make one for each")
     name = common_name(request.subject)
-    return name, asked.pop(), [host for host in hosts_of(request.extensions) if host != name]
+    return name, asked.pop(), [host for host in hosts_of(extensions) if host != name]
 
 
 def hosts_of(extensions: x509.Extensions) -> list[str]:

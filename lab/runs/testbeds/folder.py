@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
@@ -90,11 +90,13 @@ def create_folder(
     ring_seed: int | None = None,
     uncalibrated: bool = False,
     passphrase: str | None = None,
+    authority_passphrase: Callable[[], str] | None = None,
     applications: Mapping[str, str] | None = None,
 ) -> Path:
     """Make ``folder`` with a copy of the testbed at ``source``, fresh keys and initial secrets.
 
-    With ``passphrase``, every user's key store is sealed with it instead of a ``store.key``.
+    With ``passphrase``, every user's key store is sealed with it instead of a ``store.key``; with
+    ``authority_passphrase``, the private key of the testbed's authority with what it gives.
     With ``users``, for that many of them (:mod:`lab.runs.testbeds.ring_size`).
     With ``ring_seed`` or ``uncalibrated``, for another simulated ring (:mod:`lab.runs.testbeds.another_ring`).
     With ``applications`` (SAE id -> user), those of the template and these draw keys (:mod:`lab.key_delivery`).
@@ -127,7 +129,7 @@ def create_folder(
     folder.mkdir(parents=True, exist_ok=True)
     make_folder(staging / SECRETS)
     try:
-        data["keys"] = _make_secrets(testbed, staging / SECRETS, passphrase)
+        data["keys"] = _make_secrets(testbed, staging / SECRETS, passphrase, authority_passphrase)
         parse_testbed(data, target)
         write_testbed(data, staging / TESTBED_FILE)
     except BaseException:
@@ -138,7 +140,9 @@ def create_folder(
     return target
 
 
-def _make_secrets(testbed: Testbed, folder: Path, passphrase: str | None) -> dict[str, str]:
+def _make_secrets(
+    testbed: Testbed, folder: Path, passphrase: str | None, authority_passphrase: Callable[[], str] | None
+) -> dict[str, str]:
     """Keys of every role and initial secrets of every pair below ``folder``; the public keys by role."""
     from lab.runs.certificates.here import make_certificates
     from orchestrator.delivery.certificates import utc_now
@@ -150,7 +154,7 @@ def _make_secrets(testbed: Testbed, folder: Path, passphrase: str | None) -> dic
         shared.write(folder / first / "initial" / f"{second}{SUFFIX}", first)
         shared.write(folder / second / "initial" / f"{first}{SUFFIX}", second)
         shared.wipe()
-    make_certificates(testbed, folder, utc_now())
+    make_certificates(testbed, folder, utc_now(), authority_passphrase)
     return public
 
 

@@ -22,10 +22,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from orchestrator.keystore.sealing import Kek
 
+OPTION = "--store-key"
 KEY_FILE = "store.key"
 PASSPHRASE_FILE = "store.passphrase"
 LONGEST_BYTES = 4096
 HELP = "file, passphrase, passphrase-file:PATH, passphrase-fd:N or credential[:NAME] (systemd)."
+AUTHORITY_KEY_HELP = "file (open, 0600), passphrase, passphrase-file:PATH or passphrase-fd:N."
+"""Of ``--authority-key`` (:mod:`lab.runs.certificates.signing_key`), which takes no credential."""
 
 
 class StoreKeyError(ValueError):
@@ -38,36 +41,37 @@ class StoreKey:
 
     kind: str = "file"
     where: str = ""
+    option: str = OPTION
 
     @classmethod
-    def parse(cls, text: str) -> StoreKey:
-        """Raises StoreKeyError naming what is allowed."""
+    def parse(cls, text: str, option: str = OPTION) -> StoreKey:
+        """Raises StoreKeyError naming what is allowed; ``option`` is what it stood behind."""
         kind, colon, where = text.partition(":")
         takes = {"file": False, "passphrase": False, "passphrase-file": True, "passphrase-fd": True}
         known = kind == "credential" or takes.get(kind) is bool(colon and where)
         if not known or (kind == "passphrase-fd" and not where.isdigit()):
-            raise StoreKeyError(f"--store-key {text!r}: give {HELP}")
-        return cls(kind, where)
+            raise StoreKeyError(f"{option} {text!r}: give {HELP}")
+        return cls(kind, where, option)
 
     @property
     def is_passphrase(self) -> bool:
         return self.kind.startswith("passphrase")
 
-    def passphrase(self, whose: str, *, confirm: bool = False) -> str:
-        """Read it from where the option says; ``confirm`` asks twice at a terminal."""
+    def passphrase(self, what: str, *, confirm: bool = False) -> str:
+        """Read that of ``what`` from where the option says; ``confirm`` asks twice at a terminal."""
         if self.kind == "passphrase-file":
             return _from_file(Path(self.where))
         if self.kind == "passphrase-fd":
             try:
                 return _line(os.read(int(self.where), LONGEST_BYTES), f"descriptor {self.where}")
             except OSError as error:
-                raise StoreKeyError(f"--store-key passphrase-fd:{self.where}: {error.strerror}") from None
+                raise StoreKeyError(f"{self.option} passphrase-fd:{self.where}: {error.strerror}") from None
         if not sys.stdin.isatty():
             raise StoreKeyError(
-                "--store-key passphrase asks at a terminal, and there is none: use passphrase-file:PATH or"
+                f"{self.option} passphrase asks at a terminal, and there is none: use passphrase-file:PATH or"
                 " passphrase-fd:N"
             )
-        given = getpass.getpass(f"Passphrase of the key store of {whose}: ")
+        given = getpass.getpass(f"Passphrase of {what}: ")
         if confirm and getpass.getpass("Once more: ") != given:
             raise StoreKeyError("the two passphrases differ; nothing was made")
         return given
@@ -78,7 +82,7 @@ class StoreKey:
         from orchestrator.keystore.sealing import Kek
 
         if self.is_passphrase:
-            return open_passphrase(secrets / PASSPHRASE_FILE, self.passphrase(user))
+            return open_passphrase(secrets / PASSPHRASE_FILE, self.passphrase(f"the key store of {user}"))
         if self.kind == "credential":
             return Kek.from_service_manager(self.where or KEY_FILE)
         if not (secrets / KEY_FILE).exists() and (secrets / PASSPHRASE_FILE).exists():

@@ -15,6 +15,7 @@ from functools import partial
 from lab.key_delivery import Application, KeyDelivery
 from orchestrator import runtime
 from orchestrator.delivery.applications.master_end import MasterEnd
+from orchestrator.delivery.applications.quotas import Quotas
 from orchestrator.delivery.applications.routes import Routes, bottleneck, cheapest
 from orchestrator.delivery.applications.slave_end import SlaveEnd
 from orchestrator.delivery.key_desk import (
@@ -28,8 +29,10 @@ from orchestrator.delivery.key_desk import (
 )
 from orchestrator.events.delivery import DeliveryEvent, KeysDelivered, KeysRefused, RefusedFor, Side
 from orchestrator.keystore.errors import KeyStoreError
-from orchestrator.keystore.store import KeyStore
 from orchestrator.one_time_tags import TAG_KEY_BITS
+
+MOST_RELAYED = 64
+"""Requests that wait for nodes in the middle at a time; each has a thread."""
 
 
 class NodeKeyDesk:
@@ -40,11 +43,10 @@ class NodeKeyDesk:
         user: str,
         delivery: KeyDelivery,
         applications: Mapping[str, Application],
-        store: KeyStore,
+        quotas: Quotas,
         master_ends: Mapping[str, MasterEnd],
         slave_end: SlaveEnd,
         *,
-        today: Callable[[], int],
         tell: Callable[[DeliveryEvent], None] = lambda _: None,
         routes: Routes | None = None,
     ) -> None:
@@ -53,19 +55,15 @@ class NodeKeyDesk:
         ``routes``: how a pair that holds too little may be served by nodes in the middle; None: not at all.
         """
         self._routes = routes
+        self._quotas = quotas
         self._lock = runtime.lock()
-        self._day = -1
-        self._used: dict[str, int] = {}
-        """Bits that each application was given, or has ordered, on this day; read from the store once."""
+        self._n_relayed = 0
         self._user = user
         self._delivery = delivery
         self._applications = dict(applications)
-        self._store = store
         self._master_ends = master_ends
         self._slave_end = slave_end
-        self._today = today
         self._tell = tell
-        self._rates = {name: _Rate(entry.requests_per_s) for name, entry in applications.items()}
 
     def serves(self, sae: str) -> bool:
         """Whether ``sae`` is an application of this node."""
@@ -101,7 +99,13 @@ class NodeKeyDesk:
         )
 
     def enc_keys(
-        self, caller: str, slave: str, number: int | None, size_bits: int | None
+        self,
+        caller: str,
+        slave: str,
+        number: int | None,
+        size_bits: int | None,
+        *,
+        may_be_relayed: bool = True,
     ) -> runtime.Future[list[DeliveredKey]]:
         """See :meth:`orchestrator.delivery.key_desk.KeyDesk.enc_keys`."""
 
@@ -110,19 +114,41 @@ class NodeKeyDesk:
             count = 1 if number is None else number
             size = self._delivery.key_size_bits if size_bits is None else size_bits
             self._check_size(count, size)
+            routes = self._routes if may_be_relayed else None
             enough = master_end.free_bits() >= count * size + TAG_KEY_BITS
-            give_back = self._take_quota(caller, count * size)
-            if enough or self._routes is None:
-                future = master_end.order(caller, slave, count, size)
-            else:
-                order = partial(self._relayed, self._routes, master_end, caller, slave, count, size)
-                future = runtime.call(order, name="relayed-keys")
+            give_back = self._quotas.take(caller, count * size)
+            try:
+                if enough or routes is None:
+                    future = master_end.order(caller, slave, count, size)
+                else:
+                    order = partial(self._relayed, routes, master_end, caller, slave, count, size)
+                    future = self._in_a_thread(order)
+            except KeyDeskError:
+                give_back()
+                raise
             future.add_done_callback(
                 lambda done: give_back() if done.cancelled() or done.exception() else None
             )
             return master_end.peer, future
 
         return self._asked(caller, "master", ask)
+
+    def _in_a_thread(self, order: Callable[[], list[DeliveredKey]]) -> runtime.Future[list[DeliveredKey]]:
+        """Make an order by way of others, for as long as they take; raises KeysUnavailableError where many do."""
+        with self._lock:
+            if self._n_relayed >= MOST_RELAYED:
+                raise KeysUnavailableError(
+                    "too many requests wait for nodes in the middle; ask again", reason="peer"
+                )
+            self._n_relayed += 1
+
+        def over(_: runtime.Future[list[DeliveredKey]]) -> None:
+            with self._lock:
+                self._n_relayed -= 1
+
+        future = runtime.call(order, name="relayed-keys")
+        future.add_done_callback(over)
+        return future
 
     def _relayed(
         self, routes: Routes, master_end: MasterEnd, caller: str, slave: str, count: int, size: int
@@ -164,7 +190,7 @@ class NodeKeyDesk:
     ) -> runtime.Future[list[DeliveredKey]]:
         """What the checks let through; a refusal is a future that has failed.  Either way it is told."""
         try:
-            self._check_rate(caller)
+            self._quotas.check_rate(caller)
             with _store_failures():
                 peer, future = ask()
         except KeyDeskError as error:
@@ -212,32 +238,6 @@ class NodeKeyDesk:
                 f"size shall be {rules.min_key_size_bits} to {rules.max_key_size_bits} bits"
             )
 
-    def _take_quota(self, caller: str, bits: int) -> Callable[[], None]:
-        """Count ``bits`` as used; what to call if they were not given after all.  Raises KeysUnavailableError."""
-        most, day = self._applications[caller].bits_per_day, self._today()
-        with self._lock:
-            if day != self._day:
-                self._day, self._used = day, {}
-            if caller not in self._used:
-                self._used[caller] = self._store.windows.used_bits(caller, day)
-            if most and self._used[caller] + bits > most:
-                raise KeysUnavailableError(
-                    f"the quota of {caller}, {most} bits a day, is used up", reason="quota"
-                )
-            self._used[caller] += bits
-
-        def give_back() -> None:
-            with self._lock:
-                if day == self._day and caller in self._used:
-                    self._used[caller] -= bits
-
-        return give_back
-
-    def _check_rate(self, caller: str) -> None:
-        if caller in self._rates and not self._rates[caller].take():
-            most = self._applications[caller].requests_per_s
-            raise KeysUnavailableError(f"{caller} makes more than {most:g} requests a second", reason="quota")
-
 
 @contextmanager
 def _store_failures() -> Iterator[None]:
@@ -246,29 +246,6 @@ def _store_failures() -> Iterator[None]:
         yield
     except KeyStoreError as error:
         raise KeysUnavailableError(f"the key store failed: {error}") from error
-
-
-class _Rate:
-    """A bucket that holds one second's worth of requests."""
-
-    def __init__(self, per_s: float) -> None:
-        self._per_s = per_s
-        self._size = max(1.0, per_s)
-        self._left = self._size
-        self._at = runtime.now()
-        self._lock = runtime.lock()
-
-    def take(self) -> bool:
-        if not self._per_s:
-            return True
-        with self._lock:
-            now = runtime.now()
-            self._left = min(self._size, self._left + (now - self._at) * self._per_s)
-            self._at = now
-            if self._left < 1:
-                return False
-            self._left -= 1
-            return True
 
 
 def _reason(error: BaseException) -> RefusedFor:

@@ -26,6 +26,7 @@ from orchestrator.delivery.applications.messages import (
     Linked,
     Links,
     Said,
+    Why,
     bound,
 )
 from orchestrator.delivery.applications.orders import (
@@ -34,7 +35,7 @@ from orchestrator.delivery.applications.orders import (
     too_little_key,
     uuid_bytes,
 )
-from orchestrator.delivery.applications.pending_keys import WHERE_S, PendingKeys
+from orchestrator.delivery.applications.pending_keys import WHERE_S, PendingKeys, SetAside
 from orchestrator.delivery.applications.window_offers import WindowOpener
 from orchestrator.delivery.key_desk import DeliveredKey, KeysUnavailableError
 from orchestrator.events.status import pair_name
@@ -87,6 +88,7 @@ class MasterEnd:
         *,
         today: Callable[[], int],
         key_waits_s: float,
+        set_aside: SetAside = lambda *_: None,
         randomness: RandomBytes = random_bytes,
     ) -> None:
         """``today``: the UTC day, in days since 1970, under which use is booked."""
@@ -99,7 +101,7 @@ class MasterEnd:
         self._orders: list[Order] = []
         self._questions: list[_Question] = []
         self._sent: _Sent | None = None
-        self._pending = PendingKeys(store, peer, today=today, key_waits_s=key_waits_s)
+        self._pending = PendingKeys(store, peer, today=today, key_waits_s=key_waits_s, set_aside=set_aside)
         self._stop = runtime.event()
         self._exchange = Exchange(store, peer, connect, self._stop)
         self._thread: runtime.Thread | None = None
@@ -332,7 +334,7 @@ class MasterEnd:
         for order in sent.orders:
             refused = next((why[key_id] for key_id in order.key_ids if key_id in why), None)
             if refused is not None:
-                order.fail(not_kept(self.peer, order.slave, refused))
+                order.fail(not_kept(self.peer, order.master, order.slave, refused))
             if not order.onward and order.claim():
                 alive.append(order)
             elif order.relays and not order.onward:
@@ -361,7 +363,7 @@ class MasterEnd:
         for order in alive:
             order.future.set_result(order.keys(bits))
 
-    def _hear_unkept(self, sent: _Sent) -> dict[bytes, str]:
+    def _hear_unkept(self, sent: _Sent) -> dict[bytes, Why]:
         def meanwhile() -> None:
             self._gather()
             self._expire()

@@ -41,8 +41,9 @@ MOST_KEYS = 1024
 Position: TypeAlias = Annotated[int, Meta(ge=0, lt=1 << 62)]
 KeyId: TypeAlias = Annotated[bytes, Meta(min_length=KEY_ID_BYTES, max_length=KEY_ID_BYTES)]
 SaeName: TypeAlias = Annotated[str, Meta(min_length=1, max_length=SAE_ID_CHARACTERS)]
-Why: TypeAlias = Literal["full", "unknown", "relay"]
-"""Why a key is not kept: too many wait for that application, this node does not serve it, or relays no keys (that way)."""
+Why: TypeAlias = Literal["full", "unknown", "relay", "master", "twice"]
+"""Why a key is not kept: too many wait for that application, this node does not serve it, or relays no keys (that way),
+the master is none of the node that the key came from, or another key of that id is here."""
 MOST_HOPS = 8
 CARRIED_BITS = 1 << 20
 """Relayed key in one batch, which travels beside its announcement."""
@@ -53,7 +54,7 @@ class KeyNote(Message, frozen=True):
 
     key_id: KeyId
     start: Position
-    n_bits: Annotated[int, Meta(ge=8, le=1 << 24)]
+    n_bits: Annotated[int, Meta(ge=8, le=1 << 24, multiple_of=8)]
     master: SaeName
     slave: SaeName
     path: Annotated[tuple[Role, ...], Meta(max_length=MOST_HOPS)] = ()

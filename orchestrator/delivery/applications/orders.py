@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from orchestrator import runtime
+from orchestrator.delivery.applications.messages import Why
 from orchestrator.delivery.key_desk import DeliveredKey, KeysUnavailableError
 from orchestrator.keystore.windows import KEY_ID_BYTES, Use
 from orchestrator.randomness import RandomBytes
@@ -69,13 +70,21 @@ def too_little_key(peer: str, missing_bits: int) -> KeysUnavailableError:
     )
 
 
-def not_kept(peer: str, slave: str, why: str) -> KeysUnavailableError:
+def not_kept(peer: str, master: str, slave: str, why: Why) -> KeysUnavailableError:
     """The answer where the peer's node does not keep a copy."""
+    if why == "master":
+        return KeysUnavailableError(
+            f"{master} is no application of this node in the testbed file of {peer}'s machine", reason="peer"
+        )
+    if why == "twice":
+        return KeysUnavailableError(
+            f"the node of {peer} holds another key of the same id; ask again", reason="peer"
+        )
     if why == "relay":
         return KeysUnavailableError(f"the node of {peer} passes no key on that way", reason="peer")
     if why == "full":
         return KeysUnavailableError(
-            f"too many keys wait for {slave} at the node of {peer} already", reason="quota"
+            f"too many keys of {master} wait for {slave} at the node of {peer} already", reason="quota"
         )
     return KeysUnavailableError(f"the node of {peer} does not serve {slave}", reason="peer")
 

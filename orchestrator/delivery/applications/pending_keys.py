@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from orchestrator import runtime
 from orchestrator.delivery.applications.exchange import Exchange
@@ -16,6 +17,8 @@ from orchestrator.keystore.store import KeyStore
 from orchestrator.keystore.windows import LeasedKey
 from orchestrator.wire.codec import encode
 
+SetAside: TypeAlias = Callable[[str, int, int], None]
+"""Told the master, the bits that wait for its next order and the day they were drawn; below 0 once another order has them."""
 WHERE_S = 0.05
 """How often it is asked whether keys have arrived further on."""
 
@@ -25,6 +28,7 @@ class _Spare:
     kind: Kind
     key: LeasedKey
     expires_s: float
+    day: int
 
 
 @dataclass
@@ -39,12 +43,21 @@ class _Travel:
 class PendingKeys:
     """The keys of one peer's lane that have left their window and not this store; one thread."""
 
-    def __init__(self, store: KeyStore, peer: str, *, today: Callable[[], int], key_waits_s: float) -> None:
+    def __init__(
+        self,
+        store: KeyStore,
+        peer: str,
+        *,
+        today: Callable[[], int],
+        key_waits_s: float,
+        set_aside: SetAside = lambda *_: None,
+    ) -> None:
         self._store = store
         self._peer = peer
         self._lane = store.windows.own_lane(peer)
         self._today = today
         self._key_waits_s = key_waits_s
+        self._set_aside = set_aside
         self._spares: OrderedDict[bytes, _Spare] = OrderedDict()
         self._travels: list[_Travel] = []
         self._asked_s = 0.0
@@ -71,9 +84,11 @@ class PendingKeys:
                 self._store.windows.forget(self._peer, self._lane, key)
 
     def put(self, order: Order, keys: Mapping[bytes, LeasedKey]) -> None:
-        expires_s = runtime.now() + self._key_waits_s
+        """Keys that ``order`` gave up wait for the next of its kind."""
+        expires_s, day = runtime.now() + self._key_waits_s, self._today()
         for key_id, key in keys.items():
-            self._spares[key_id] = _Spare(order.kind, key, expires_s)
+            self._spares[key_id] = _Spare(order.kind, key, expires_s, day)
+            self._set_aside(order.master, key.place.n_bits, day)
 
     def serve(self, orders: list[Order]) -> list[Order]:
         """Give keys that an application gave up to the next order of the same kind; the orders that are left."""
@@ -84,7 +99,10 @@ class PendingKeys:
                 continue
             left.remove(order)
             order.key_ids = like[: order.number]
-            self._let_go(order, [self._spares.pop(key_id).key for key_id in order.key_ids])
+            spares = [self._spares.pop(key_id) for key_id in order.key_ids]
+            for spare in spares:
+                self._set_aside(order.master, -spare.key.place.n_bits, spare.day)
+            self._let_go(order, [spare.key for spare in spares])
         return left
 
     def _let_go(self, order: Order, keys: list[LeasedKey]) -> None:

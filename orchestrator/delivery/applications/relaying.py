@@ -54,7 +54,8 @@ class KeyRelay:
         self._today = today
         self._key_waits_s = key_waits_s
         self._lock = runtime.lock()
-        self._ends: OrderedDict[bytes, bool | None] = OrderedDict()
+        self._ends: OrderedDict[tuple[str, bytes], bool | None] = OrderedDict()
+        """What became of the keys of each peer; None: on their way."""
 
     def links(self) -> dict[str, int]:
         """Free bits for applications towards every node that is there."""
@@ -82,12 +83,12 @@ class KeyRelay:
         """Hand on keys of ``peer`` that wait here for it, each to the node beside it."""
         for note, following in notes:
             with self._lock:
-                self._ends[note.key_id] = None
+                self._ends[peer, note.key_id] = None
                 while len(self._ends) > REMEMBERED:
                     self._ends.popitem(last=False)
             plain = self._plain(peer, note)
             if plain is None:
-                self._ended(note.key_id, arrived=False)
+                self._ended(peer, note.key_id, arrived=False)
                 continue
             done = self._master_ends[following].order(
                 note.master,
@@ -100,10 +101,10 @@ class KeyRelay:
             )
             done.add_done_callback(partial(self._over, peer, note))
 
-    def where(self, key_ids: Iterable[bytes]) -> Arrived:
-        """What became of keys that were taken in here."""
+    def where(self, peer: str, key_ids: Iterable[bytes]) -> Arrived:
+        """What became of keys that were taken in here from ``peer``."""
         with self._lock:
-            ends = {key_id: self._ends.get(key_id, False) for key_id in key_ids}
+            ends = {key_id: self._ends.get((peer, key_id), False) for key_id in key_ids}
         return Arrived(
             tuple(key_id for key_id, end in ends.items() if end),
             tuple(key_id for key_id, end in ends.items() if end is False),
@@ -135,11 +136,11 @@ class KeyRelay:
         if not result.cancelled() and result.exception() is None:
             for key in result.result():
                 key.key.wipe()
-        self._ended(note.key_id, arrived=arrived)
+        self._ended(peer, note.key_id, arrived=arrived)
 
-    def _ended(self, key_id: bytes, *, arrived: bool) -> None:
+    def _ended(self, peer: str, key_id: bytes, *, arrived: bool) -> None:
         with self._lock:
-            self._ends[key_id] = arrived
+            self._ends[peer, key_id] = arrived
 
 
 def uncarried(bits: SecretBits, carried: bytes) -> SecretBits:

@@ -59,6 +59,16 @@ class Routes:
 
     def ask(self) -> Links:
         """Ask every node that is there; takes at most :data:`ANSWERS_S`."""
+        try:
+            known = self._heard()
+            with self._lock:
+                self._known, self._asked_s = known, runtime.now()
+        finally:
+            with self._lock:
+                self._asking = False
+        return known
+
+    def _heard(self) -> dict[str, dict[str, int]]:
         deadline = runtime.now() + ANSWERS_S
         asked = {
             peer: master_end.links() for peer, master_end in self._master_ends.items() if self._present(peer)
@@ -69,8 +79,6 @@ class Routes:
                 known[peer] = future.result(max(0.0, deadline - runtime.now()))
             except (TimeoutError, runtime.CancelledError):
                 known[peer] = {}
-        with self._lock:
-            self._known, self._asked_s, self._asking = known, runtime.now(), False
         return known
 
     def known(self) -> Links:

@@ -28,21 +28,27 @@ class Waiting:
 class Shelf:
     """The keys that wait here, by id; any thread."""
 
-    def __init__(self, most_per_sae: int) -> None:
-        self._most = most_per_sae
+    def __init__(self, most_of_two: int) -> None:
+        """``most_of_two``: keys of one master that may wait for one slave; another master's have room of their own."""
+        self._most = most_of_two
         self._lock = runtime.lock()
         self._waiting: dict[str, Waiting] = {}
-        self._counts: Counter[str] = Counter()
+        self._counts: Counter[tuple[str, str]] = Counter()
 
-    def full_with(self, slave: str, more: int) -> bool:
-        """Whether no further key may wait for ``slave`` once ``more`` others do."""
+    def holds(self, key_id: bytes) -> bool:
+        """Whether a key of that id waits here."""
         with self._lock:
-            return self._counts[slave] + more >= self._most
+            return uuid_text(key_id) in self._waiting
+
+    def full_with(self, master: str, slave: str, more: int) -> bool:
+        """Whether no further key of ``master`` may wait for ``slave`` once ``more`` others do."""
+        with self._lock:
+            return self._counts[master, slave] + more >= self._most
 
     def put(self, key: Waiting) -> None:
         with self._lock:
             self._waiting[uuid_text(key.key.key_id)] = key
-            self._counts[key.slave] += 1
+            self._counts[key.master, key.slave] += 1
 
     def find(self, slave: str, master: str, key_ids: Sequence[str]) -> list[Waiting]:
         """Raises WrongCallerError where a key waits for another application, BadKeyRequestError where it does not wait."""
@@ -59,13 +65,13 @@ class Shelf:
         with self._lock:
             for key in keys:
                 if self._waiting.pop(uuid_text(key.key.key_id), None) is not None:
-                    self._counts[key.slave] -= 1
+                    self._counts[key.master, key.slave] -= 1
 
     def late(self, now_s: float) -> list[Waiting]:
         with self._lock:
             return [key for key in self._waiting.values() if key.expires_s <= now_s]
 
     def counts(self) -> dict[str, int]:
-        """Keys that wait, per application."""
+        """Keys that wait, per application that is to fetch them."""
         with self._lock:
-            return {slave: count for slave, count in self._counts.items() if count}
+            return dict(Counter(key.slave for key in self._waiting.values()))

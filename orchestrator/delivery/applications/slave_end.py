@@ -71,20 +71,22 @@ class SlaveEnd:
     def __init__(
         self,
         store: KeyStore,
-        serves: Callable[[str], bool],
+        user_of: Callable[[str], str | None],
         *,
         today: Callable[[], int],
-        most_per_sae: int,
+        most_of_two: int,
         key_waits_s: float,
         relay: KeyRelay | None = None,
     ) -> None:
-        """``serves(SAE)``: whether this node serves that application; without a ``relay``, no relayed key comes in."""
+        """``user_of``: the user whose node serves an application; without a ``relay``, no relayed key comes in."""
         self._relay = relay
         self._store = store
-        self._serves = serves
+        self._user_of = user_of
         self._today = today
         self._key_waits_s = key_waits_s
-        self.shelf = Shelf(most_per_sae)
+        self.shelf = Shelf(most_of_two)
+        self._holding = runtime.lock()
+        """While a batch is looked at and put on the shelf: two peers may name the same key."""
         self._fetches: runtime.Queue[_Fetch | None] = runtime.queue()
         self._newest: dict[str, Channel] = {}
         self._last: dict[str, tuple[bytes, bytes]] = {}
@@ -142,6 +144,7 @@ class SlaveEnd:
                 bits = [self._take(fetch.keys) for fetch in group]
                 for key in late:
                     self._store.windows.forget(key.peer, self._store.windows.peers_lane(key.peer), key.key)
+            given = [delivered(fetch.keys, taken) for fetch, taken in zip(group, bits, strict=True)]
         except KeyStoreError as error:
             logger.warning("no key was given out: %s", error)
             for fetch in group:
@@ -153,17 +156,12 @@ class SlaveEnd:
                 fetch.future.set_exception(KeysUnavailableError(f"the node failed: {type(error).__name__}"))
             return
         self.shelf.drop(late)
-        for fetch, taken in zip(group, bits, strict=True):
+        for fetch, keys in zip(group, given, strict=True):
             self.shelf.drop(fetch.keys)
-            if taken is None:
+            if keys is None:
                 fetch.future.set_exception(BadKeyRequestError(NOT_FOUND))
-                continue
-            fetch.future.set_result(
-                [
-                    DeliveredKey(uuid_text(each.key.key_id), uncarried(key, each.carried), each.path)
-                    for each, key in zip(fetch.keys, taken, strict=True)
-                ]
-            )
+            else:
+                fetch.future.set_result(keys)
 
     def _take(self, keys: list[Waiting]) -> list[SecretBits] | None:
         windows, found = self._store.windows, dict[bytes, SecretBits]()
@@ -202,9 +200,8 @@ class SlaveEnd:
                     channel.send(self._answer(peer, message))
                 elif isinstance(message, Where):
                     lost = Arrived((), message.key_ids)
-                    channel.send(
-                        self._signed(peer, self._relay.where(message.key_ids) if self._relay else lost)
-                    )
+                    told = self._relay.where(peer, message.key_ids) if self._relay else lost
+                    channel.send(self._signed(peer, told))
                 elif isinstance(message, Links):
                     channel.send(self._signed(peer, Linked(self._relay.links() if self._relay else {})))
             except ChannelTimeoutError:
@@ -253,7 +250,8 @@ class SlaveEnd:
         batch: Batch = decode(announce.body, Batch)
         if batch.start != announce.start:
             raise RefusedError(f"{peer} announces a batch at {batch.start} with the tag of {announce.start}")
-        unkept = self._hold(peer, batch, forgery_bound(len(data)))
+        with self._holding:
+            unkept = self._hold(peer, batch, forgery_bound(len(data)))
         answer = self._signed(peer, Kept(batch.start, unkept))
         self._last[peer] = encode(announce), answer
         return answer
@@ -267,18 +265,21 @@ class SlaveEnd:
         why: dict[bytes, Unkept] = {}
         stay: list[KeyNote] = []
         onward: list[tuple[KeyNote, str]] = []
-        coming: Counter[str] = Counter()
+        coming: Counter[tuple[str, str]] = Counter()
+        named = Counter(note.key_id for note in batch.keys)
         for note in batch.keys:
-            if self._store.owner in note.path:
+            if named[note.key_id] > 1 or self.shelf.holds(note.key_id):
+                why[note.key_id] = Unkept(note.key_id, "twice")
+            elif self._store.owner in note.path:
                 following = self._relay.next_node(peer, note) if self._relay else None
                 if following is None:
                     why[note.key_id] = Unkept(note.key_id, "relay")
                 else:
                     onward.append((note, following))
-            elif (refused := self._refused(peer, note, coming[note.slave])) is not None:
+            elif (refused := self._refused(peer, note, coming[note.master, note.slave])) is not None:
                 why[note.key_id] = Unkept(note.key_id, refused)
             else:
-                coming[note.slave] += 1
+                coming[note.master, note.slave] += 1
                 stay.append(note)
         self._store.windows.hand(
             peer, batch.start, [note.leased() for note in batch.keys], why.keys(), forgery
@@ -293,11 +294,25 @@ class SlaveEnd:
         return tuple(why.values())
 
     def _refused(self, peer: str, note: KeyNote, coming: int) -> Why | None:
-        """Why a key may not wait here for an application of this node."""
-        due_bytes = note.n_bits // 8 if note.path else 0
-        strange = note.path and (self._relay is None or note.path[-1] != peer)
-        if strange or len(note.carried) != due_bytes:
+        """Why a key may not wait here: nobody but its master's node, and nodes that relay it openly, brings one."""
+        own = self._store.owner
+        way = (self._user_of(note.master), *note.path)
+        if note.path and (self._relay is None or way[-1] != peer or len(set(way)) != len(way)):
             return "relay"
-        if not self._serves(note.slave):
+        if len(note.carried) != (note.n_bits // 8 if note.path else 0):
+            return "relay"
+        if way[-1] != peer or own in way:
+            return "master"
+        if self._user_of(note.slave) != own:
             return "unknown"
-        return "full" if self.shelf.full_with(note.slave, coming) else None
+        return "full" if self.shelf.full_with(note.master, note.slave, coming) else None
+
+
+def delivered(keys: Sequence[Waiting], taken: Sequence[SecretBits] | None) -> list[DeliveredKey] | None:
+    """Keys that waited, with the bits taken from the store, as their application gets them; None where none were taken."""
+    if taken is None:
+        return None
+    return [
+        DeliveredKey(uuid_text(each.key.key_id), uncarried(bits, each.carried), each.path)
+        for each, bits in zip(keys, taken, strict=True)
+    ]

@@ -20,11 +20,12 @@ from msgspec import UNSET, UnsetType
 
 from lab.key_delivery import SAE_ID_PATTERN, SAE_ID_RULE
 from orchestrator.decoding import json_decoder
-from orchestrator.delivery.http.formats import KeyIDs, KeyRequest
+from orchestrator.delivery.http.formats import ROUTE_TYPE, KeyIDs, KeyRequest, RouteType
 
 BASE = "/api/v1/keys/"
 ENDPOINTS = {"status": ("GET",), "enc_keys": ("GET", "POST"), "dec_keys": ("GET", "POST")}
 MANDATORY_UNSUPPORTED = "not all extension_mandatory parameters are supported"
+MANDATORY_KNOWN = f'{ROUTE_TYPE}, "direct" or "any", is the one that is'
 
 _DIGITS = re.compile(r"-?[0-9]{1,18}", re.ASCII)
 
@@ -62,6 +63,7 @@ class KeysAskedAsMaster:
     slave: str
     number: int | None
     size_bits: int | None
+    may_be_relayed: bool = True
 
 
 @dataclass(frozen=True)
@@ -205,9 +207,21 @@ def _master(slave: str, asked: KeyRequest) -> KeysAskedAsMaster:
         raise KeyRequestRefusedError(
             400, "additional_slave_SAE_IDs are not supported: max_SAE_ID_count of the status is 0"
         )
-    if asked.extension_mandatory:
-        raise KeyRequestRefusedError(400, MANDATORY_UNSUPPORTED)
-    return KeysAskedAsMaster(slave, _counted("number", asked.number), _counted("size", asked.size))
+    may_be_relayed = _may_be_relayed(asked.extension_mandatory)
+    number, size_bits = _counted("number", asked.number), _counted("size", asked.size)
+    return KeysAskedAsMaster(slave, number, size_bits, may_be_relayed)
+
+
+def _may_be_relayed(mandatory: Sequence[dict[str, msgspec.Raw]]) -> bool:
+    """Whether ``extension_mandatory`` leaves that open; what is not known there is refused, as the standard has it."""
+    named = [(name, bytes(value)) for each in mandatory for name, value in each.items()]
+    try:
+        routes = [json_decoder(RouteType).decode(value) for name, value in named if name == ROUTE_TYPE]
+    except msgspec.ValidationError:
+        routes = []
+    if len(routes) != len(named):
+        raise KeyRequestRefusedError(400, MANDATORY_UNSUPPORTED, [MANDATORY_KNOWN])
+    return "direct" not in routes
 
 
 def _counted(name: str, value: int | float | UnsetType) -> int | None:

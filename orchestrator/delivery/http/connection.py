@@ -117,6 +117,9 @@ class Connection(asyncio.Protocol):
             why = self._house.register.enter(self, self._caller, self._address)
             if why is not None:
                 self._turn_away(why, 503 if why.startswith("too many") else 401)
+        if self._turned_away is not None and not self._house.register.is_told(self):
+            self.abort()
+            return
         self._by(self._house.limits.header_s, self._close)
 
     def data_received(self, data: bytes) -> None:
@@ -141,8 +144,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._gone()
         self._house.connections.discard(self)
-        if self._caller is not None:
-            self._house.register.leave(self, self._caller)
+        self._house.register.leave(self, self._caller)
         self._wipe_sent()
 
     def pause_writing(self) -> None:
@@ -185,6 +187,7 @@ class Connection(asyncio.Protocol):
         self._request: h11.Request | None = None
         self._place: Place | None = None
         self._body = bytearray()
+        self._n_chunks = 0
         self._asked_s = 0.0
         self._in_header = False
 
@@ -204,6 +207,7 @@ class Connection(asyncio.Protocol):
                 elif isinstance(event, h11.Data):
                     self._body += event.data
                     self._check_body(len(self._body))
+                    self._count_chunk(event)
                 elif isinstance(event, h11.EndOfMessage):
                     self._busy = True
                     self._ahead_bytes = len(self._http.trailing_data[0])
@@ -235,11 +239,18 @@ class Connection(asyncio.Protocol):
             raise KeyRequestRefusedError(431, HEADER_TOO_LARGE)
         length = self._header(b"content-length")
         if length is not None:
+            if self._header(b"transfer-encoding") is not None:
+                raise KeyRequestRefusedError(400, "Content-Length and Transfer-Encoding exclude each other")
             self._check_body(int(length))
 
     def _check_body(self, n_bytes: int) -> None:
         if n_bytes > self._house.limits.body_bytes:
             raise KeyRequestRefusedError(413, f"a body has at most {self._house.limits.body_bytes} bytes")
+
+    def _count_chunk(self, data: h11.Data) -> None:
+        self._n_chunks += data.chunk_start
+        if self._n_chunks > self._house.limits.body_chunks:
+            raise KeyRequestRefusedError(413, f"a body has at most {self._house.limits.body_chunks} chunks")
 
     def _header(self, name: bytes) -> str | None:
         """The first header of that name, None where there is none."""
@@ -281,7 +292,9 @@ class Connection(asyncio.Protocol):
             if isinstance(ask, StatusAsked):
                 return self._send(200, status_answer(desk.status(sae, ask.slave)))
             if isinstance(ask, KeysAskedAsMaster):
-                self._future = desk.enc_keys(sae, ask.slave, ask.number, ask.size_bits)
+                self._future = desk.enc_keys(
+                    sae, ask.slave, ask.number, ask.size_bits, may_be_relayed=ask.may_be_relayed
+                )
             else:
                 self._future = desk.dec_keys(sae, ask.master, ask.key_ids)
         except KeyDeskError as error:

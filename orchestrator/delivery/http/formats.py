@@ -5,9 +5,15 @@
 
 from __future__ import annotations
 
+from typing import Literal, TypeAlias
+
 import msgspec
 from msgspec import UNSET, UnsetType
 
+ROUTE_TYPE = "qunetlab_route_type"
+"""Our parameter in ``extension_mandatory``: by which ways keys may come."""
+RouteType: TypeAlias = Literal["direct", "any"]
+"""``direct``: no key that a node in the middle handed on, and knows."""
 RELAYED = "relayed"
 """The value of ``trust`` in an extension: the nodes named handed the key on, and are trusted with it."""
 

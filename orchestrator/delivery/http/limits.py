@@ -10,9 +10,14 @@ class Limits:
     """Each deadline runs from the beginning of its step and is not put off by bytes that trickle in."""
 
     connections: int = 512
-    """In all, and those in their handshake beside them."""
+    """In all; those in their handshake are counted apart, as nobody knows yet whose they are."""
     connections_per_sae: int = 64
-    handshakes_per_address: int = 64
+    connections_turned_away: int = 16
+    """That stay open until they have been told why; any more are closed without a word, so that nobody's room is theirs."""
+    handshakes: int = 128
+    """At a time; one more ends the oldest."""
+    handshakes_per_address: int = 32
+    """Or per network of 64 bits, of which a caller by IPv6 has every address."""
     handshake_s: float = 5.0
     header_s: float = 10.0
     body_s: float = 10.0
@@ -28,5 +33,7 @@ class Limits:
     header_lines: int = 64
     body_bytes: int = 131072
     """The ids of as many keys as any testbed may let a request name, written with room."""
+    body_chunks: int = 4096
+    """Of a body of unknown length: each costs the server what many bytes do."""
     pipelined_bytes: int = 65536
     """Read ahead while an answer is prepared; beyond it nothing is read."""

@@ -2,7 +2,7 @@
 
 A connection is taken in three steps: it is counted before anything is read, so that a flood costs a descriptor for a
 moment; it shakes hands, and whoever has no certificate of this testbed's authority is gone
-(:mod:`orchestrator.delivery.http.proving`); it becomes a
+(:mod:`orchestrator.delivery.http.proving`), as is whoever took longest where too many are at it; it becomes a
 :class:`~orchestrator.delivery.http.connection.Connection`.  TLS sessions are not resumed: each handshake looks at the
 certificate anew, and applications keep their connections.  Once a second the server closes connections whose
 certificate has been revoked, and takes a renewed certificate of its own into use.
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import socket
 from collections import Counter
 from collections.abc import Callable
@@ -65,7 +66,8 @@ class KeyServer:
         self._limits = limits or Limits()
         self._house = House(desk, self._limits, Register(self._limits), known, self._proving, tell)
         self._handshakes: Counter[str] = Counter()
-        self._greetings: set[asyncio.Task[None]] = set()
+        self._greetings: dict[asyncio.Task[None], str] = {}
+        """Handshakes and the addresses they are with, oldest first."""
         self._ready: runtime.Future[None] = runtime.future()
         self._thread: runtime.Thread | None = None
         self._url = ""
@@ -135,18 +137,30 @@ class KeyServer:
                 accepted.close()
                 self._tell(KeyCallerTurnedAway(address, why))
                 continue
-            self._handshakes[address] += 1
+            self._handshakes[network_of(address)] += 1
+            if len(self._greetings) >= self._limits.handshakes:
+                self._end_oldest_handshake()
             task = asyncio.create_task(self._greet(accepted, address))
-            self._greetings.add(task)
-            task.add_done_callback(self._greetings.discard)
+            self._greetings[task] = address
+            task.add_done_callback(lambda ended: self._greetings.pop(ended, None))
+            await asyncio.sleep(
+                0
+            )  # it has begun before it may be ended, and others have their turn in a flood
 
     def _full(self, address: str) -> TurnedAway | None:
         """Why nobody more from ``address`` is let in."""
-        if len(self._house.connections) + len(self._greetings) >= self._limits.connections:
+        if len(self._house.connections) >= self._limits.connections:
             return "too many connections"
-        if self._handshakes[address] >= self._limits.handshakes_per_address:
+        if self._handshakes[network_of(address)] >= self._limits.handshakes_per_address:
             return "too many handshakes of one address"
         return None
+
+    def _end_oldest_handshake(self) -> None:
+        """Whoever means it has shaken hands long before so many others came."""
+        task, address = next(iter(self._greetings.items()))
+        del self._greetings[task]
+        task.cancel()
+        self._tell(KeyCallerTurnedAway(address, "too many handshakes"))
 
     async def _greet(self, accepted: socket.socket, address: str) -> None:
         try:
@@ -160,9 +174,10 @@ class KeyServer:
         except OSError as error:  # TLS's and time-outs among them
             self._tell(KeyCallerTurnedAway(address, "handshake", detail=str(error)[:REASON_LIMIT]))
         finally:
-            self._handshakes[address] -= 1
-            if not self._handshakes[address]:
-                del self._handshakes[address]
+            network = network_of(address)
+            self._handshakes[network] -= 1
+            if not self._handshakes[network]:
+                del self._handshakes[network]
 
     async def _look(self) -> None:
         """Once a second: revoked certificates, and a renewed one of our own."""
@@ -172,7 +187,7 @@ class KeyServer:
                 for connection in tuple(self._house.connections):
                     connection.cut_off_revoked()
                 if (files := self._proving.files()) != self._files:
-                    self._context, self._files = self._proving.context(), files
+                    self._context, self._files = self._proving.renewed(), files
             except Exception as error:  # noqa: BLE001 - told, and tried again; what was in use stays in use
                 self._tell(KeyServerFault("looking at certificates", type(error).__name__))
 
@@ -198,6 +213,16 @@ class KeyServer:
         """What no code caught; the text of an error might hold key, so only its kind is told."""
         error = context.get("exception")
         self._tell(KeyServerFault("the loop", type(error).__name__ if error else "no error"))
+
+
+def network_of(address: str) -> str:
+    """Whose an address is: itself, or for IPv6 its network of 64 bits, all of which one machine may use (RFC 8981)."""
+    found = ipaddress.ip_address(address.partition("%")[0])
+    if found.version == 4:
+        return address
+    if found.ipv4_mapped is not None:
+        return str(found.ipv4_mapped)
+    return str(ipaddress.IPv6Network((int(found) >> 64 << 64, 64)))
 
 
 def listener_at(listen: str) -> tuple[socket.socket, str]:
