@@ -58,10 +58,13 @@ class DeskInMemory:
         may_be_relayed: bool = True,
     ) -> runtime.Future[list[DeliveredKey]]:
         self.asked.append(("enc_keys", caller, slave, number, size_bits, may_be_relayed))
-        n_keys, bits = number or 1, size_bits or self.key_size
+        n_keys = 1 if number is None else number
+        bits = self.key_size if size_bits is None else size_bits
         answer: runtime.Future[list[DeliveredKey]] = runtime.future()
         try:
             self._check(slave)
+            if n_keys < 1:
+                raise BadKeyRequestError("number shall be at least 1")
             if n_keys > self.most_keys:
                 raise BadKeyRequestError(f"number shall be at most {self.most_keys}")
             if not self.sizes[0] <= bits <= self.sizes[1]:
@@ -82,7 +85,9 @@ class DeskInMemory:
         answer: runtime.Future[list[DeliveredKey]] = runtime.future()
         with self.link.lock:
             found = [self.link.waiting.get(each) for each in key_ids]
-            if not all(found):
+            if not found:
+                answer.set_exception(BadKeyRequestError("a request names at least one key"))
+            elif not all(found):
                 answer.set_exception(BadKeyRequestError(NOT_FOUND))
             elif any(each is None or each[:2] != (master, caller) for each in found):
                 answer.set_exception(WrongCallerError("these keys are not shared with this SAE"))

@@ -74,7 +74,7 @@ notes = st.builds(
     KeyNote,
     st.binary(min_size=16, max_size=16),
     st.integers(0, 1 << 50),
-    st.integers(8, 1 << 20),
+    st.integers(1, 1 << 17).map(lambda n_bytes: 8 * n_bytes),
     st.text("abc-1", min_size=1, max_size=20),
     st.text("abc-1", min_size=1, max_size=20),
     st.lists(st.sampled_from(["bob", "carol"]), max_size=2).map(tuple),
