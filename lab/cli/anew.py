@@ -17,6 +17,7 @@ from lab.agreed import agreed_on
 from lab.cli.options import show
 from lab.cli.reseed import draw_secrets, next_generation, secret_files, take_secret_file
 from lab.cli.revoke import refuse_key
+from lab.runs.certificates.signing_key import Passphrase
 from lab.runs.shown import echo
 from lab.runs.testbeds.anew import NewKeys, begin_anew, read_new_keys, with_new_keys
 from lab.runs.testbeds.folder import FolderError, check_down
@@ -27,11 +28,16 @@ from orchestrator.events.status import pair_name
 
 
 def make_anew(
-    folder: Path, roles: Sequence[str], to: Path | None, passphrase: str | None, as_json: bool
+    folder: Path,
+    roles: Sequence[str],
+    to: Path | None,
+    passphrase: str | None,
+    authority: Passphrase | None,
+    as_json: bool,
 ) -> None:
     """Fresh keys in a parcel; ``FOLDER-ROLE-anew.tar`` beside the folder unless told."""
     place = to or folder.absolute().with_name(f"{folder.absolute().name}-{'-'.join(roles)}-anew.tar")
-    made = begin_anew(folder, roles, place, passphrase)
+    made = begin_anew(folder, roles, place, passphrase, authority)
     text = (
         f"{made.parcel} holds new keys of {' and '.join(made.roles)} (0600), for the new machine:\n"
         f"  qunetlab init {folder.name} --import {made.parcel.name}\n"

@@ -122,8 +122,7 @@ def init(
     ring_seed: Annotated[
         int | None,
         typer.Option(
-            min=0,
-            help="What became of the simulated ring's order; drawn for --uncalibrated, else the template's.",
+            min=0, help="What became of the ring's order; drawn for --uncalibrated, else the template's."
         ),
     ] = None,
     store_key: StoreKeyOption = "file",
@@ -136,10 +135,7 @@ def init(
     ] = None,
     export: Annotated[
         list[str] | None,
-        typer.Option(
-            "--export",
-            help="Move what the machine of this role needs out of FOLDER into a parcel; repeatable.",
-        ),
+        typer.Option("--export", help="Move what the machine of this role needs into a parcel; repeatable."),
     ] = None,
     to: Annotated[
         Path | None, typer.Option("--to", help="The parcel: a folder or a .tar; default: FOLDER-ROLE.tar.")
@@ -172,12 +168,11 @@ def init(
         elif parcel:
             arrive(folder, parcel, as_json)
         return
-    key = StoreKey.parse(store_key)
-    passphrase = key.passphrase("the key store of every user", confirm=True) if key.is_passphrase else None
+    passphrase = StoreKey.parse(store_key).chosen("the key store of every user")
     if anew:
         from lab.cli.anew import make_anew
 
-        make_anew(folder, anew, to, passphrase, as_json)
+        make_anew(folder, anew, to, passphrase, passphrase_of(authority_key), as_json)
         return
     path = create_folder(
         folder,

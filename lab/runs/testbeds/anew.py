@@ -10,7 +10,7 @@ A user's parcel holds no initial secret of a pair: only the other end knows its 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,10 +51,17 @@ class Anew:
     uncertified: tuple[str, ...]
 
 
-def begin_anew(home: Path, roles: Sequence[str], to: Path, passphrase: str | None = None) -> Anew:
+def begin_anew(
+    home: Path,
+    roles: Sequence[str],
+    to: Path,
+    passphrase: str | None = None,
+    authority: Callable[[], str] | None = None,
+) -> Anew:
     """Fresh keys of ``roles``, whose machine is lost, in a parcel at ``to``; a user's learning client begins with it.
 
-    ``home`` is any machine's testbed folder, and stays as it is.  Where the authority is, a user's node gets its certificate.
+    ``home`` is any machine's testbed folder, and stays as it is.  Where the authority is, a user's node gets its certificate;
+    ``authority`` gives the passphrase where its key is sealed.
     Raises FolderError or ValueError saying what to do, or OSError, and then nothing was made.
     """
     file = own_testbed(home)
@@ -71,7 +78,7 @@ def begin_anew(home: Path, roles: Sequence[str], to: Path, passphrase: str | Non
     make_folder(staging / SECRETS)
     try:
         fresh = {role: make_keys(testbed, staging / SECRETS, role, passphrase) for role in lost}
-        uncertified = _certify(testbed, secrets, staging / SECRETS, lost)
+        uncertified = _certify(testbed, secrets, staging / SECRETS, lost, authority)
         content = {name: (home / name).read_bytes() for name in PUBLIC_FILES if (home / name).exists()}
         renewed = {**data, "keys": {**data["keys"], **fresh}}
         content |= {TESTBED_FILE: tomli_w.dumps(renewed).encode(), **files_below(staging / SECRETS, staging)}
@@ -110,18 +117,26 @@ def _check_lost(secrets: Path, state: Path, roles: Collection[str]) -> None:
             )
 
 
-def _certify(testbed: Testbed, secrets: Path, into: Path, roles: Collection[str]) -> tuple[str, ...]:
+def _certify(
+    testbed: Testbed,
+    secrets: Path,
+    into: Path,
+    roles: Collection[str],
+    passphrase: Callable[[], str] | None,
+) -> tuple[str, ...]:
     """Certificates for the nodes among ``roles``, where they are approved; those that serve applications and got none."""
-    from lab.runs.certificates.authority import KEY_FILE, Authority
+    from lab.runs.certificates.authority import Authority
     from lab.runs.certificates.here import authority_folder, certify, held_by_node, hosts_of_node
+    from lab.runs.certificates.signing_key import has_key
     from orchestrator.delivery.certificates import utc_now
 
     users = [role for role in roles if role in testbed.user_names()]
     folder = authority_folder(secrets)
-    if not (folder / KEY_FILE).exists():
+    if not has_key(folder):
         return tuple(user for user in users if testbed.applications_of(user))
+    authority = Authority(folder, passphrase)
     for user in users:
-        certify(Authority(folder), held_by_node(into, user), hosts_of_node(testbed, user), utc_now())
+        certify(authority, held_by_node(into, user), hosts_of_node(testbed, user), utc_now())
     return ()
 
 

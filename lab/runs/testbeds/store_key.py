@@ -76,6 +76,10 @@ class StoreKey:
             raise StoreKeyError("the two passphrases differ; nothing was made")
         return given
 
+    def chosen(self, what: str) -> str | None:
+        """The passphrase with which ``what`` is to be sealed, asked for twice; None where none is meant."""
+        return self.passphrase(what, confirm=True) if self.is_passphrase else None
+
     def kek(self, user: str, secrets: Path) -> Kek:
         """The key of the store of ``user``, whose secrets folder is ``secrets``; raises KeyStoreError."""
         from orchestrator.keystore.passphrase import open_passphrase
