@@ -102,6 +102,7 @@ def web_server(application: Application, bound: socket.socket) -> Iterator[threa
     server = uvicorn.Server(
         uvicorn.Config(
             application.asgi(names_of(bound)),
+            log_config=None,  # its lines are lines of our log
             log_level="warning",
             access_log=False,
             server_header=False,

@@ -3,6 +3,7 @@ no rule fires for nothing, and what goes wrong is an alert."""
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -23,6 +25,7 @@ from lab.runs.testbeds.folder import RUNNING_FILE, create_folder, template_path
 from lab.testbed import load_testbed, read_testbed, write_testbed
 from orchestrator.delivery.client import DeliveryClient
 from orchestrator.delivery.errors import DeliveryError
+from orchestrator.metrics.table import TABLE, WHERE
 from orchestrator.wire.curve import load_keys
 from tests.helpers.key_client import Application
 from tests.helpers.prometheus import Prometheus
@@ -112,7 +115,56 @@ def test_every_panel_has_numbers_and_no_rule_fires_for_nothing(tmp_path: Path) -
         assert training.returncode == 0, said
         assert empty() == []
         assert len(watch.now("up == 1")) >= 7
+        hold_where(watch)
     assert {alert for alert, _ in fired} <= QUIET
+    hold_lines([*(home / "state" / "up").glob("*.log"), *(tmp_path / "run" / "logs").glob("*.log")])
+
+
+def hold_where(watch: Prometheus) -> None:
+    """Every metric is served by the roles that the table says, and by no other."""
+    silent = set()
+    for row in TABLE:
+        found = watch.now(f"group by (role) (last_over_time({row.name}[30m]))")
+        kinds = {kind_of(labels["role"]) for labels, _ in found}
+        where = set(WHERE[row.source])
+        assert kinds <= where or where == {"every process"}, f"{row.name} at {kinds}"
+        if not kinds:
+            silent.add(row.name)
+    assert silent <= {"qunetlab_up", "qunetlab_state", "qunetlab_alarms"}
+
+
+def kind_of(role: str) -> str:
+    if role in ("orchestrator", "relay", "fl-server", "simulator"):
+        return role
+    return "clients" if role.startswith("fl-") else "nodes"
+
+
+ABOUT = {
+    "block": re.compile(r"block/\d+/\d+"),
+    "session": re.compile(r"block/\d+/\d+|(?:lease|light phase) \d+/\d+"),
+    "pair": re.compile(r"block/\d+/\d+|light phase|\bmet \w+|key delivery with|keys from"),
+    "round": re.compile(r"\bround \d+"),
+}
+"""Words that a line has which is about one."""
+
+
+def hold_lines(logs: list[Path]) -> None:
+    """Every line of every log is JSON, and names what it is about."""
+    lacking: Counter[tuple[str, str]] = Counter()
+    count = 0
+    for log in logs:
+        for text in log.read_text(encoding="utf-8").splitlines():
+            line = json.loads(text)
+            count += 1
+            event = line.get("event", {})
+            named = {field for field, words in ABOUT.items() if words.search(line["message"])}
+            if {"first", "second"} <= event.keys():
+                named |= {"pair"}
+            if {"epoch", "lease_number"} <= event.keys():
+                named |= {"session"}
+            lacking.update((line["logger"], field) for field in named - line.keys())
+    assert count > 100
+    assert not lacking
 
 
 def numbers(watch: Prometheus, expr: str, began_s: float) -> list[float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import urllib.request
+from importlib.metadata import version
 from types import SimpleNamespace
 from typing import Any
 
@@ -54,6 +55,7 @@ def page_of(observer: Observer) -> str:
 def test_what_every_role_told_the_hub_is_there_under_the_names_of_its_own_page(observer: Observer) -> None:
     lines = page_of(observer).splitlines()
     assert 'qunetlab_up{role="observer"} 1.0' in lines
+    assert f'qunetlab_build_info{{role="observer",version="{version("qunetlab")}"}} 1.0' in lines
     assert 'qunetlab_state{role="observer",state="degraded"} 1.0' in lines
     assert 'qunetlab_served_light_seconds_total{role="relay"} 12.5' in lines
     assert 'qunetlab_secret_bits_total{pair="alice-bob",role="alice"} 5000.0' in lines

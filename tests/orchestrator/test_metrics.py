@@ -162,6 +162,20 @@ def test_no_text_of_a_peer_becomes_a_label() -> None:
     assert list(families(page))
 
 
+def test_an_application_of_any_name_is_a_label_that_prometheus_reads_back() -> None:
+    metrics = book()
+    name = 'app "of"\\\n{x="1"} 1\n# EOF\nqunetlab_up 0 ü'
+    metrics.tell(KeysDelivered(name, "bob", 1, 256, "master"))
+    metrics.tell(KeysRefused("", "caller", "master"))
+    text = Exposition(metrics).page()[1].decode()
+    found = {each.name: each for each in families(text)}
+    (sample,) = found["qunetlab_keys_delivered"].samples
+    assert sample.labels == {"role": "alice", "sae": name, "pair": "alice-bob", "side": "master"}
+    (refused,) = found["qunetlab_key_requests_refused"].samples
+    assert refused.labels["sae"] == OTHER
+    assert "qunetlab_up" not in found
+
+
 def test_label_sets_of_a_counter_are_bounded() -> None:
     metrics = book()
     for number in range(LABELS_KEPT + 10):

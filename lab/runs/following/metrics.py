@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from importlib.metadata import version
 
 from lab.runs.addresses import LISTEN_OPTION
 from lab.runs.following.observer import Observer
 from lab.runs.following.verdict import verdict
 from lab.runs.watched.page import MetricsPage
 from lab.runs.watched.process import names_of
+from orchestrator.events.common import Serving
 from orchestrator.events.inside import Judged
 from orchestrator.events.status import OBSERVER
 from orchestrator.metrics.book import Metrics
@@ -34,6 +36,7 @@ class WholeTestbed:
         exposition = Exposition(self.metrics)
         self._page = MetricsPage(exposition.page, self._why_not, host, port, LISTEN_OPTION)
         self.url = self._page.url
+        self.metrics.tell(Serving(role=OBSERVER, version=version("qunetlab"), metrics=self.url))
 
     def poll(self) -> None:
         """Take in what has come; raises ObserverError once the hub does not serve this observer any more."""

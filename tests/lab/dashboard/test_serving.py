@@ -191,6 +191,18 @@ def test_requests_that_nobody_can_do(
     assert words in told["error"]
 
 
+def test_what_is_no_request_is_a_line_of_our_log(
+    machine: Machine, serve: Serve, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shown = serve(machine)
+    host, port = shown.host.split(":")
+    with socket.create_connection((host, int(port)), timeout=LIMIT_S) as stranger:
+        stranger.sendall(b"\x16\x03\x01 no HTTP\r\n\r\n")
+        assert b"400" in stranger.recv(1000)
+    assert "Invalid HTTP request" in caplog.text
+    assert capfd.readouterr().err == "", "uvicorn has no words of its own"
+
+
 @pytest.mark.parametrize(
     ("path", "status", "words"),
     [
