@@ -51,4 +51,7 @@ def main(master_kme: str, slave_kme: str, master_folder: str, slave_folder: str)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    try:
+        main(*sys.argv[1:])
+    except RuntimeError as refused:
+        sys.exit(str(refused))
