@@ -5,7 +5,7 @@ A running node is asked at its control socket; the store of a stopped one is ope
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -98,7 +98,8 @@ def of_nodes(
     key = StoreKey.parse(store_key)
     told: list[tuple[T, bool]] = []
     failed: dict[str, Exception] = {}
-    for user in load_testbed(testbed_path).user_names():
+    users = load_testbed(testbed_path).user_names()
+    for user in users:
         store_path = folder / user / STORE_FILE
         try:
             if listens(folder / user):
@@ -112,8 +113,15 @@ def of_nodes(
     if failed and not told:
         raise next(iter(failed.values()))
     if not told:
-        raise FolderError(f"no key store under {folder}; nodes create theirs on first start")
+        raise FolderError(no_node_here(users, secrets, f"no key store under {folder}"))
     return AskedNodes(told, failed)
+
+
+def no_node_here(users: Sequence[str], secrets: Path, what: str) -> str:
+    """What to do where nothing of a node was found: start one, or go to the machine that has one."""
+    if any((secrets / user).is_dir() for user in users):
+        return f"{what}; nodes create theirs on first start"
+    return f"{what}, and no user's secrets in {secrets}: this machine runs no node; ask on the machines of {', '.join(users)}"
 
 
 def _row(node: str, pair: PairKeys, running: bool) -> str:

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import msgspec
 
+from lab.cli.keys import no_node_here
 from lab.runs.following.terminal import columns
 from lab.runs.following.view import table
 from lab.runs.records.key_history import KeyEvent, KeyHistory, KeyRecords, delivered
 from lab.runs.shown import echo, shown
-from lab.runs.testbeds.folder import FolderError
+from lab.runs.testbeds.folder import SECRETS, FolderError
 from lab.runs.testbeds.machine import Machine
 from orchestrator.wire.control_socket import ControlError, ControlRefusedError, ask, listens
 from orchestrator.wire.key_control import Deliveries, ShowDeliveries
@@ -86,7 +87,12 @@ def show_events(
     events = KeyEvents(machine, None if pair is None else machine.pair(pair))
     found = events.new(whole=follow)
     if not found.events and not found.unread and not follow:
-        raise FolderError(f"no node has records under {machine.state} yet: its first start makes one")
+        secrets = machine.path.parent / SECRETS
+        raise FolderError(
+            no_node_here(
+                machine.testbed.user_names(), secrets, f"no node has records under {machine.state} yet"
+            )
+        )
     _show(KeyHistory(found.events[-last:], found.unread), as_json, head=True)
     if not as_json:
         if len(found.events) > last:

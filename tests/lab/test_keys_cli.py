@@ -20,6 +20,7 @@ from lab.cli.reseed import take_secret_file
 from lab.cli.revoke import revoke_role
 from lab.runs.testbeds.folder import create_folder, template_path
 from lab.testbed import load_testbed
+from orchestrator.durable import destroy_folder
 from orchestrator.events.delivery import KeysDelivered, KeysRefused
 from orchestrator.keystore.errors import AuthLaneExhaustedError
 from orchestrator.keystore.lanes import AUTH_STOP_BITS, Lane
@@ -359,3 +360,14 @@ def test_a_store_that_is_locked_is_named_and_the_others_are_shown(bench: Bench, 
     assert said.returncode == 1
     assert "alice with bob (running)" in said.stdout
     assert "carol is not shown: the key store of carol is sealed with a passphrase" in said.stderr
+
+
+def test_a_machine_without_nodes_says_where_to_ask(tmp_path: Path, qunetlab: Any) -> None:
+    path = create_folder(tmp_path / "bench", template_path("simulated-reference"))
+    assert "nodes create theirs on first start" in qunetlab("keys", str(path)).stderr
+    for user in load_testbed(path).user_names():
+        destroy_folder(path.parent / "secrets" / user)
+    for words in ((), ("audit",), ("use",), ("events",)):
+        said = qunetlab("keys", *words, str(path))
+        assert (said.returncode, said.stdout) == (2, "")
+        assert "this machine runs no node; ask on the machines of alice, bob" in said.stderr
