@@ -40,14 +40,8 @@ TOLD = {
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ring]:
-    ring = Ring(tmp_path_factory.mktemp("ring"))
-    try:
-        ring.start_all()
-        ring.ask_for_key()
-        ring.wait_for_block()
+    with Ring.making_key(tmp_path_factory.mktemp("ring")) as ring:
         yield ring
-    finally:
-        ring.stop()
 
 
 def soon_s(usual_s: float) -> float:

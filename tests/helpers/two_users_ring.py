@@ -5,7 +5,8 @@ from __future__ import annotations
 import socket
 import time
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from fewer_users import ring_of_users
@@ -55,6 +56,19 @@ class Ring:
         self.supervisor = Supervisor(folder)
         self.ledgers: dict[tuple[str, str], PeerLedger] = {}
         self.unsafe: list[str] | None = None
+
+    @classmethod
+    @contextmanager
+    def making_key(cls, folder: Path) -> Iterator[Ring]:
+        """One whose processes all run, and that has made a block."""
+        ring = cls(folder)
+        try:
+            ring.start_all()
+            ring.ask_for_key()
+            ring.wait_for_block()
+            yield ring
+        finally:
+            ring.stop()
 
     def path_of(self, role: str) -> Path:
         """The testbed file of a role."""

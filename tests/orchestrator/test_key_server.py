@@ -32,6 +32,7 @@ from orchestrator.events.delivery import (
 )
 from orchestrator.secret import SecretBits
 
+ROOT = Path(__file__).resolve().parents[2]
 KEYS = "/api/v1/keys"
 STATUS = f"GET {KEYS}/app2/status HTTP/1.1\r\nHost: kme\r\n\r\n".encode()
 
@@ -690,5 +691,16 @@ def test_a_server_that_cannot_start_says_why(authority: Authority, app1: Credent
     assert "cannot be used" in starting()
 
 
-def test_limits_are_all_positive() -> None:
-    assert all(getattr(Limits(), name) > 0 for name in Limits.__dataclass_fields__)
+def test_the_page_tells_the_limits() -> None:
+    page = " ".join((ROOT / "docs" / "keys-to-applications.md").read_text(encoding="utf-8").split())
+    has = Limits()
+    assert has.header_s == has.body_s
+    for told in (
+        f"{has.connections} connections, {has.connections_per_sae} of one application",
+        f"{has.handshakes} handshakes at a time, {has.handshakes_per_address} of one address",
+        f"{has.handshake_s:g} s for a handshake, {has.header_s:g} s each for header and body",
+        f"{has.answer_s:g} s for the node to answer, {has.send_s:g} s for you to take it, {has.idle_s:g} s idle",
+        f"{has.header_bytes >> 10} KiB and {has.header_lines} lines of header",
+        f"{has.body_bytes >> 10} KiB of body in at most {has.body_chunks} chunks",
+    ):
+        assert told in page
