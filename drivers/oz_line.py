@@ -1,7 +1,8 @@
 """Questions to an OZ Optics instrument on its serial line, whose replies carry no mark of which question they answer.
 
 After any trouble, and when something came that nobody asked for, the line *gets in step*: it asks the *marker*, a question
-whose answer no other question has, skips replies until that comes, and waits for what may be later still.  A unit whose motor runs answers when it has
+whose answer no other question has, skips replies until that comes, and waits for what may be later still.  What somebody else
+left unended on the line makes one command with the marker, which is refused: then it is asked once more.  A unit whose motor runs answers when it has
 arrived, so getting in step may have to wait for a move that somebody gave up.
 """
 
@@ -140,6 +141,8 @@ class OzLine:
             reply = self._next_reply(deadline, self._marker)
             if self._is_marked(reply):
                 return reply
+            if reply.refusal and not any(each.refusal for each in skipped):
+                self._link.write(self._marker.encode("ascii") + self._end)
             skipped.append(reply)
 
     def _next_reply(self, deadline: float, command: str) -> Reply:

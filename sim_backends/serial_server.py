@@ -1,7 +1,9 @@
 """A pseudo-terminal that stands for a serial instrument.
 
 The address handed out is a symbolic link to the terminal, so that it stays the same when the line is cut
-and a new terminal takes the old one's place (``faults.disconnect``).  The server keeps the slave end open:
+and a new terminal takes the old one's place (``faults.disconnect``).  It leads there by way of this process's own
+descriptor: the system gives the number of a terminal to the next one as soon as its simulator is gone, and a driver
+that looks for a killed instrument must find nothing rather than somebody else's.  The server keeps the slave end open:
 without that, its reads fail with EIO between two clients.  One thread reads what clients write, hands it to
 ``on_bytes`` and calls ``on_tick`` every ``tick_s`` for whatever happens by itself (warm-up, motion).
 """
@@ -21,6 +23,8 @@ from sim_backends.faults import FaultInjector
 
 MAX_READ_BYTES = 65536
 FOLDER_PREFIX = "qunetlab-pty-"
+DESCRIPTORS = Path("/proc/self/fd")
+"""Not on every system."""
 
 
 class PtyServer:
@@ -79,7 +83,9 @@ class PtyServer:
         tty.setraw(self._slave)
         os.set_blocking(self._master, False)
         fresh = link.with_suffix(".next")
-        fresh.symlink_to(os.ttyname(self._slave))
+        fresh.symlink_to(
+            f"/proc/{os.getpid()}/fd/{self._slave}" if DESCRIPTORS.is_dir() else os.ttyname(self._slave)
+        )
         fresh.replace(link)
 
     def _run(self, link: Path) -> None:

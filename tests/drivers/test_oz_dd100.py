@@ -213,6 +213,21 @@ def test_port_is_held_exclusively(bench):
     second.close()
 
 
+@pytest.mark.parametrize("left", [b"A12.", b"\n\x02\x0f\x04", b"NONSENSE\r"], ids=["half", "binary", "whole"])
+def test_what_another_program_left_on_the_line_is_refused_once_and_passed_over(bench, left):
+    """The unit takes it for the beginning of the first question."""
+    twin, attenuator = bench(connect=False)
+    line = os.open(attenuator.address, os.O_RDWR | os.O_NOCTTY)
+    os.write(line, left)
+    os.close(line)
+    deadline = time.monotonic() + 5.0
+    while left.strip(b"\r\n") not in twin._received and left[-1:] != b"\r":
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    assert attenuator.connect().model == "DD-100"
+    assert attenuator.attenuation_db() == 60.0
+
+
 def test_another_instrument_is_refused(scripted):
     attenuator = scripted(b"EPC400\r\nDone\r\n\r\n")
     with pytest.raises(WrongInstrumentError, match="DD-100"):

@@ -8,6 +8,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import threading
 import tomllib
 from collections.abc import Iterator
@@ -186,6 +187,33 @@ class TestPlaces:
             assert bench.addresses["laser"] == str(path)
             open_instrument("nkt-basik", "laser", str(path)).close()
         assert not path.is_symlink()
+
+    def test_the_address_of_a_killed_simulator_leads_to_no_other_instrument(self, tmp_path: Path) -> None:
+        """Its terminal's number is given to the next that asks for one."""
+        serve = "import time; from sim_backends.switches.thorlabs_osw22 import ThorlabsOSW22Twin as Twin; print(Twin().serve(), flush=True); time.sleep(60)"
+        killed = subprocess.Popen(
+            [sys.executable, "-P", "-c", serve],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "TMPDIR": str(tmp_path)},
+        )
+        held: list[int] = []
+        try:
+            assert killed.stdout is not None
+            address = Path(killed.stdout.readline().strip())
+            number = os.path.realpath(address)
+            assert Path(number).is_char_device()
+            killed.kill()
+            killed.wait()
+            while len(held) < 200 and (not held or os.ttyname(held[-1]) != number):
+                held += os.openpty()
+            assert address.is_symlink()
+            assert not address.exists()
+        finally:
+            killed.kill()
+            killed.communicate()
+            for end in held:
+                os.close(end)
 
     def test_two_benches_run_side_by_side(self) -> None:
         with Bench(make_testbed(content())) as first, Bench(make_testbed(content())) as second:
