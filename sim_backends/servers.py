@@ -33,6 +33,7 @@ from drivers.links.ieee488 import (
     split_outside_quotes,
 )
 from sim_backends.faults import FaultInjector
+from sim_backends.tcp_server import TcpServer
 
 log = logging.getLogger(__name__)
 
@@ -284,55 +285,17 @@ def _absolute(header: str, path: str) -> tuple[str, str]:
     return full, full[: full.rfind(":") + 1]
 
 
-class ScpiServer:
-    """Serves one device to any number of clients; daemon threads, one per connection."""
+class ScpiServer(TcpServer):
+    """Serves one device to any number of clients."""
 
     def __init__(self, device: ScpiDevice, faults: FaultInjector) -> None:
+        super().__init__("scpi")
         self._device = device
         self._faults = faults
-        self._listener: socket.socket | None = None
-        self._connections: set[socket.socket] = set()
-        self._lock = threading.Lock()
 
     def serve(self, host: str, port: int) -> str:
         """Listen on ``host``:``port`` (0 chooses one); returns the VISA address."""
-        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind((host, port))
-            listener.listen()
-        except OSError:
-            listener.close()
-            raise
-        self._listener = listener
-        threading.Thread(target=self._accept, args=(listener,), daemon=True, name="scpi-accept").start()
-        bound_host, bound_port = listener.getsockname()[:2]
-        return f"TCPIP::{bound_host}::{bound_port}::SOCKET"
-
-    def close(self) -> None:
-        """Stop listening and close all connections; safe to call twice."""
-        listener, self._listener = self._listener, None
-        if listener is not None:
-            _shut(listener)
-        self.drop_connections()
-
-    def drop_connections(self) -> None:
-        """Close the connections of all clients, as a pulled cable or a power cut does."""
-        with self._lock:
-            connections, self._connections = self._connections, set()
-        for connection in connections:
-            _shut(connection)
-
-    def _accept(self, listener: socket.socket) -> None:
-        while True:
-            try:
-                connection, _ = listener.accept()
-            except OSError:
-                return
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            with self._lock:
-                self._connections.add(connection)
-            threading.Thread(target=self._talk, args=(connection,), daemon=True, name="scpi-client").start()
+        return "TCPIP::{}::{}::SOCKET".format(*self.listen(host, port))
 
     def _talk(self, connection: socket.socket) -> None:
         framer = MessageFramer(self._device.block_sink)
@@ -349,14 +312,3 @@ class ScpiServer:
         finally:
             if framer.open_block is not None:
                 self._device.block_aborted(framer.open_block)
-            with self._lock:
-                self._connections.discard(connection)
-            _shut(connection)
-
-
-def _shut(sock: socket.socket) -> None:
-    try:
-        sock.shutdown(socket.SHUT_RDWR)
-    except OSError:
-        log.debug("socket was already down")
-    sock.close()

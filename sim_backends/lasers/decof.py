@@ -11,12 +11,12 @@ from __future__ import annotations
 import contextlib
 import re
 import socket
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from sim_backends.faults import FaultInjector
+from sim_backends.tcp_server import TcpServer
 
 GREETING = "DLC PRO {serial}\r\nWelcome to DeCoF Command Line\r\n> "
 PROMPT = "\n> "
@@ -162,7 +162,7 @@ def _shown(value: Value) -> str:
     return repr(value)
 
 
-class CommandLine:
+class CommandLine(TcpServer):
     """Serves an interpreter to any number of clients; ``echoes`` says whether expressions are repeated."""
 
     def __init__(
@@ -172,40 +172,16 @@ class CommandLine:
         faults: FaultInjector,
         echoes: Callable[[], bool] = lambda: False,
     ) -> None:
+        super().__init__("decof")
         self._answer, self._greeting, self._faults, self._echoes = answer, greeting, faults, echoes
-        self._listener: socket.socket | None = None
-        self._connections: set[socket.socket] = set()
-        self._lock = threading.Lock()
 
     def serve(self, host: str, port: int) -> str:
         """Listen; returns ``host:port``."""
-        self._listener = socket.create_server((host, port))
-        threading.Thread(target=self._accept, args=(self._listener,), name="decof", daemon=True).start()
-        return "{}:{}".format(*self._listener.getsockname()[:2])
-
-    def close(self) -> None:
-        """Stop listening and hang up; safe to call twice."""
-        listener, self._listener = self._listener, None
-        with self._lock:
-            ending = [*([listener] if listener else []), *self._connections]
-            self._connections.clear()
-        for each in ending:
-            _shut(each)
-
-    def _accept(self, listener: socket.socket) -> None:
-        while True:
-            try:
-                connection, _ = listener.accept()
-            except OSError:
-                return
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            with self._lock:
-                self._connections.add(connection)
-            threading.Thread(target=self._talk, args=(connection,), name="decof-client", daemon=True).start()
+        return "{}:{}".format(*self.listen(host, port))
 
     def _talk(self, connection: socket.socket) -> None:
         heard = b""
-        try:
+        with contextlib.suppress(OSError):  # the client left
             connection.sendall(self._greeting.encode())
             while (data := connection.recv(1 << 16)) and not self._faults.take_disconnect():
                 *lines, heard = (heard + data).split(b"\n")
@@ -213,15 +189,3 @@ class CommandLine:
                     echo = line + "\n" if self._echoes() else ""
                     if out := self._faults.reply((echo + self._answer(line) + PROMPT).encode("latin-1")):
                         connection.sendall(out)
-        except OSError:
-            return  # the client left
-        finally:
-            with self._lock:
-                self._connections.discard(connection)
-            _shut(connection)
-
-
-def _shut(connection: socket.socket) -> None:
-    with contextlib.suppress(OSError):  # it was down already
-        connection.shutdown(socket.SHUT_RDWR)
-    connection.close()
