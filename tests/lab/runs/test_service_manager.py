@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from lab.runs.roles.service_manager import AskedEvent, ServiceManager
+from lab.runs.roles.service_manager import AskedEvent, ServiceManager, loop_limit_s
 from lab.runs.testbeds.folder import create_folder, template_path
 
 ROLE = """
@@ -131,3 +131,18 @@ def test_a_role_tells_that_it_serves_that_it_lives_and_that_it_ends(manager: Man
         process.terminate()
         assert "STOPPING=1" in manager.until("STOPPING=1", 10.0)
         assert process.wait(20.0) == 0
+
+
+def test_a_loop_is_silent_since_it_was_asked_last_and_never_once_told_to_stop() -> None:
+    now_s = 0.0
+    stop = AskedEvent(lambda: now_s)
+    now_s = 100.0
+    stop.begin()  # what came before the first turn is no silence
+    now_s = 125.0
+    assert stop.silent_s == 25.0
+    assert not stop.is_set()
+    assert stop.silent_s == 0.0
+    now_s = 150.0
+    stop.set()
+    assert stop.silent_s == 0.0
+    assert [loop_limit_s(role) for role in ("relay", "fl-server", "fl-alice")] == [20, 600, 600]
