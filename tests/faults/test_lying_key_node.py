@@ -14,6 +14,7 @@ from lab.key_delivery import Application
 from orchestrator.delivery.applications.master_end import MasterEnd
 from orchestrator.delivery.applications.messages import KeyNote
 from orchestrator.delivery.key_desk import BadKeyRequestError, KeysUnavailableError
+from orchestrator.secret import SecretBits
 from tests.helpers.key_delivery import KeyWorld, balanced, waited_for
 from tests.helpers.key_relay import RelayWorld
 
@@ -79,6 +80,34 @@ def test_a_hop_that_hides_itself_in_the_label(
             world.order("alice", "carol").result(20)
         assert waiting(world, "carol") == {}
         assert balanced(world.stores)
+
+
+def test_a_hop_that_leaves_another_out_of_the_label(tmp_path: Path, told: Callable[[str, Lie], None]) -> None:
+    told("carol", lambda note: structs.replace(note, path=("carol",)))
+    with RelayWorld(tmp_path, OVER_BOB) as world:
+        with pytest.raises(KeysUnavailableError, match="lost the key"):
+            world.order("alice", "dave").result(20)
+        assert waiting(world, "dave") == {}
+        assert balanced(world.stores)
+
+
+def test_a_relayed_key_that_its_first_node_never_gave(tmp_path: Path) -> None:
+    """bob makes one up, openly labelled, in the name of alice's application."""
+    with RelayWorld(tmp_path, OVER_BOB) as world:
+        (real,) = world.order("alice", "carol").result(20)
+        for proof in (b"", b"p" * 32):
+            made_up = SecretBits.from_bytes(b"known to bob alone, who made it.")
+            order = (
+                world.nodes["bob"]
+                ._master_ends["carol"]
+                .order(
+                    "app-alice", "app-carol", 1, 256, path=("bob",), proof=proof, relayed={b"i" * 16: made_up}
+                )
+            )
+            with pytest.raises(KeysUnavailableError, match="no application of this node"):
+                order.result(20)
+        assert waiting(world, "carol") == {"app-carol": 1}
+        assert world.fetch("carol", "alice", [real.key_id])[0].key.same_as(real.key)
 
 
 def test_an_id_that_waits_already_is_refused_and_the_first_key_stays(tmp_path: Path) -> None:

@@ -161,7 +161,11 @@ class NodeKeyDesk:
         with _store_failures():
             path = cheapest(routes.ask(), self._user, master_end.peer, needed)
         if path:
-            return self._master_ends[path[0]].order(caller, slave, count, size, path=path).result()
+            return (
+                self._master_ends[path[0]]
+                .order(caller, slave, count, size, path=path, last=master_end.peer)
+                .result()
+            )
         return master_end.order(caller, slave, count, size).result()
 
     def dec_keys(

@@ -14,8 +14,11 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import msgspec
+
 from orchestrator import runtime
 from orchestrator.delivery.applications.exchange import PAUSE_S, Connect, Exchange
+from orchestrator.delivery.applications.labels import prove_label
 from orchestrator.delivery.applications.messages import (
     CARRIED_BITS,
     MOST_KEYS,
@@ -131,12 +134,15 @@ class MasterEnd:
         patience_s: float = ORDER_PATIENCE_S,
         *,
         path: tuple[str, ...] = (),
+        last: str = "",
+        proof: bytes = b"",
         relayed: Mapping[bytes, SecretBits] | None = None,
     ) -> runtime.Future[list[DeliveredKey]]:
         """``number`` keys of ``n_bits`` each that ``master`` will share with ``slave``, an application of the peer.
 
-        With a ``path``, the application is one at its end.  ``relayed``: the keys, by id, that a node of the path hands
-        on; the future then holds this hop's keys, with which they were carried.
+        With a ``path``, the application is one at its end, of the node ``last``.  ``relayed``: the keys, by id, that a
+        node of the path hands on with the first one's ``proof``; the future then holds this hop's keys, with which they
+        were carried.
         """
         now, plain = runtime.now(), dict(relayed or {})
         order = Order(
@@ -148,6 +154,8 @@ class MasterEnd:
             now,
             now + patience_s,
             path,
+            last,
+            proof,
             onward=self.peer in path,
             key_ids=list(plain),
             plain=list(plain.values()),
@@ -321,7 +329,12 @@ class MasterEnd:
             carried = (pad.reveal() ^ order.plain[index].reveal()).tobytes()
             pad.wipe()
         key_id = order.key_ids[index]
-        return KeyNote(key_id, place.start, place.n_bits, order.master, order.slave, order.path, carried)
+        note = KeyNote(
+            key_id, place.start, place.n_bits, order.master, order.slave, order.path, carried, order.proof
+        )
+        if not order.path or order.relays:
+            return note
+        return msgspec.structs.replace(note, proof=prove_label(self._store, order.last, note))
 
     def _bound(self, body: bytes) -> bytes:
         return bound("keys", self._store.generation(self.peer), self._store.owner, self.peer, body)

@@ -62,8 +62,21 @@ class KeyNote(Message, frozen=True):
     carried: Annotated[bytes, Meta(max_length=1 << 17)] = b""
     """What to add (bit by bit, modulo 2) to this range, for the last node of a path; empty: nothing."""
 
+    proof: Annotated[bytes, Meta(max_length=MAC_BYTES)] = b""
+    """The first node's of a path for the last (:mod:`~orchestrator.delivery.applications.labels`)."""
+
     def leased(self) -> LeasedKey:
         return LeasedKey(self.key_id, Range(self.start, self.n_bits))
+
+
+class KeyLabel(Message, frozen=True):
+    """What both ends of a path have to know alike of a relayed key."""
+
+    key_id: KeyId
+    n_bits: int
+    master: SaeName
+    slave: SaeName
+    path: tuple[Role, ...]
 
 
 class Batch(Message, frozen=True):

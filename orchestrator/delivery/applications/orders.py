@@ -30,6 +30,10 @@ class Order:
     expires_s: float
     path: tuple[str, ...] = ()
     """Nodes between the two ends of a relayed key, in order."""
+    last: str = ""
+    """The node at the end of the path, at its beginning."""
+    proof: bytes = b""
+    """What the first node has proved to the last, at a node of the path."""
     onward: bool = False
     """The key goes further than the next node: it is there only once that one says so."""
     key_ids: list[bytes] = field(default_factory=list)

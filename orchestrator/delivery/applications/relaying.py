@@ -97,6 +97,7 @@ class KeyRelay:
                 note.n_bits,
                 self._key_waits_s,
                 path=note.path,
+                proof=note.proof,
                 relayed={note.key_id: plain},
             )
             done.add_done_callback(partial(self._over, peer, note))

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from orchestrator import runtime
+from orchestrator.delivery.applications.labels import is_proved
 from orchestrator.delivery.applications.messages import (
     Announce,
     Answer,
@@ -301,7 +302,7 @@ class SlaveEnd:
             return "relay"
         if len(note.carried) != (note.n_bits // 8 if note.path else 0):
             return "relay"
-        if way[-1] != peer or own in way:
+        if way[-1] != peer or own in way or (note.path and not is_proved(self._store, str(way[0]), note)):
             return "master"
         if self._user_of(note.slave) != own:
             return "unknown"
