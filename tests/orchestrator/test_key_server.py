@@ -696,8 +696,8 @@ def test_the_page_tells_the_limits() -> None:
     has = Limits()
     assert has.header_s == has.body_s
     for told in (
-        f"{has.connections} connections, {has.connections_per_sae} of one application",
-        f"{has.handshakes} handshakes at a time, {has.handshakes_per_address} of one address",
+        f"| connections | {has.connections}, of which {has.connections_per_sae} of one application |",
+        f"| handshakes at a time | {has.handshakes}, of which {has.handshakes_per_address} of one address",
         f"{has.handshake_s:g} s for a handshake, {has.header_s:g} s each for header and body",
         f"{has.answer_s:g} s for the node to answer, {has.send_s:g} s for you to take it, {has.idle_s:g} s idle",
         f"{has.header_bytes >> 10} KiB and {has.header_lines} lines of header",
