@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
 from sim_backends.faults import FaultInjector
-from sim_backends.servers import SETTINGS_CONFLICT, Call, ScpiDevice, ScpiError, ScpiServer
+from sim_backends.servers import SETTINGS_CONFLICT, Call, ScpiDevice, ScpiError, ScpiTwin
 
 IDENTITY = "Keysight Technologies,{model},SIM{serial:05d},1.000"
 TOO_LARGE = (-222, "Data out of range (StatParmTooLarge)")
@@ -95,18 +95,10 @@ class KeysightDevice(ScpiDevice):
             part.reset()
 
 
-class KeysightTwin:
+class KeysightTwin(ScpiTwin):
     """A simulated box, served on the network."""
 
     def __init__(self, model: str, serial: int) -> None:
-        self.faults = FaultInjector()
-        self._device = KeysightDevice(IDENTITY.format(model=model, serial=serial), self.faults)
-        self._server = ScpiServer(self._device, self.faults)
-
-    def serve(self, host: str, port: int) -> str:
-        """Listen on ``host`` and return the VISA address."""
-        return self._server.serve(host, port)
-
-    def close(self) -> None:
-        """Stop serving."""
-        self._server.close()
+        faults = FaultInjector()
+        self._device = KeysightDevice(IDENTITY.format(model=model, serial=serial), faults)
+        super().__init__(self._device, faults)

@@ -312,3 +312,19 @@ class ScpiServer(TcpServer):
         finally:
             if framer.open_block is not None:
                 self._device.block_aborted(framer.open_block)
+
+
+class ScpiTwin:
+    """A simulated instrument on the network: a device, served, whose faults can be injected."""
+
+    def __init__(self, device: ScpiDevice, faults: FaultInjector) -> None:
+        self.faults = faults
+        self._server = ScpiServer(device, faults)
+
+    def serve(self, host: str, port: int) -> str:
+        """Listen on ``host`` and return the VISA address."""
+        return self._server.serve(host, port)
+
+    def close(self) -> None:
+        """Stop serving."""
+        self._server.close()

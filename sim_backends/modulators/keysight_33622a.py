@@ -32,7 +32,7 @@ from sim_backends.servers import (
     Call,
     ScpiDevice,
     ScpiError,
-    ScpiServer,
+    ScpiTwin,
 )
 from sim_backends.site import Simulated, Site
 
@@ -422,7 +422,7 @@ def build(site: Site) -> Simulated:
     return Simulated(twin, lambda: twin.serve(site.host, *site.ports))
 
 
-class Keysight33622ATwin:
+class Keysight33622ATwin(ScpiTwin):
     """The simulated generator: :meth:`serve` it, :meth:`trigger` it, inspect its :meth:`state`."""
 
     def __init__(
@@ -433,20 +433,12 @@ class Keysight33622ATwin:
         left_by_someone: bool = False,
         around: Around | None = None,
     ) -> None:
-        self.faults = FaultInjector()
+        faults = FaultInjector()
         identity = IDENTITY.format(serial=serial)
-        self._device = _Device(self.faults, identity, memory_msa * 1_000_000, around or Alone())
+        self._device = _Device(faults, identity, memory_msa * 1_000_000, around or Alone())
+        super().__init__(self._device, faults)
         if left_by_someone:
             self._device.leave()
-        self._server = ScpiServer(self._device, self.faults)
-
-    def serve(self, host: str, port: int) -> str:
-        """Listen on ``host`` and return the VISA address."""
-        return self._server.serve(host, port)
-
-    def close(self) -> None:
-        """Stop serving."""
-        self._server.close()
 
     def edge(self, edge: Edge) -> None:
         """An edge arrives at the trigger input."""

@@ -30,7 +30,7 @@ from sim_backends.servers import (
     Call,
     ScpiDevice,
     ScpiError,
-    ScpiServer,
+    ScpiTwin,
 )
 from sim_backends.site import Simulated, Site
 
@@ -353,7 +353,7 @@ def build(site: Site) -> Simulated:
     return Simulated(twin, lambda: twin.serve(site.host, *site.ports))
 
 
-class AWG70002ATwin:
+class AWG70002ATwin(ScpiTwin):
     """The simulated generator: :meth:`serve` it, :meth:`trigger` it, inspect its :meth:`state`.
 
     ``options`` is its answer to ``*OPT?`` (03: sequencing); a change of the clock takes ``clock_change_s``;
@@ -370,20 +370,12 @@ class AWG70002ATwin:
         left_by_someone: bool = False,
         around: Around | None = None,
     ) -> None:
-        self.faults = FaultInjector()
+        faults = FaultInjector()
         identity = IDENTITY.format(model=model, serial=serial)
-        self._device = _Device(self.faults, identity, options, clock_change_s, around or Alone())
+        self._device = _Device(faults, identity, options, clock_change_s, around or Alone())
+        super().__init__(self._device, faults)
         if left_by_someone:
             self._device.leave()
-        self._server = ScpiServer(self._device, self.faults)
-
-    def serve(self, host: str, port: int) -> str:
-        """Listen on ``host`` and return the VISA address."""
-        return self._server.serve(host, port)
-
-    def close(self) -> None:
-        """Stop serving."""
-        self._server.close()
 
     def edge(self, edge: Edge) -> None:
         """An edge arrives at trigger input A."""

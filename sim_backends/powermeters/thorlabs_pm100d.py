@@ -18,7 +18,7 @@ import numpy as np
 from sim_backends.faults import FaultInjector
 from sim_backends.powermeters.averaging import Averaging
 from sim_backends.schedule import Schedule, later
-from sim_backends.servers import DATA_OUT_OF_RANGE, Call, ScpiDevice, ScpiError, ScpiServer
+from sim_backends.servers import DATA_OUT_OF_RANGE, Call, ScpiDevice, ScpiError, ScpiTwin
 from sim_backends.site import Simulated, Site
 
 IDENTITY = "Thorlabs,{model},SIM{serial:05d},2.4.0"
@@ -176,7 +176,7 @@ def build(site: Site) -> Simulated:
     return Simulated(twin, lambda: twin.serve(site.host, *site.ports))
 
 
-class PM100DTwin:
+class PM100DTwin(ScpiTwin):
     """The simulated power meter; ``read_power_w()`` is asked at each measurement.
 
     ``wavelength_limits_nm`` is what its sensor head reaches; ``quiet``: without an error for other wavelengths;
@@ -199,23 +199,13 @@ class PM100DTwin:
         speed: float = math.inf,
         rng: np.random.Generator | None = None,
     ) -> None:
-        self.faults = FaultInjector()
+        faults = FaultInjector()
         make = noise_w, speed, rng or np.random.default_rng(serial)
         identity = IDENTITY.format(model=model, serial=serial)
-        self._device = _Device(
-            identity, self.faults, read_power_w, wavelength_limits_nm, quiet, schedule, make
-        )
+        self._device = _Device(identity, faults, read_power_w, wavelength_limits_nm, quiet, schedule, make)
+        super().__init__(self._device, faults)
         if left_by_someone:
             self._device.leave()
-        self._server = ScpiServer(self._device, self.faults)
-
-    def serve(self, host: str, port: int) -> str:
-        """Listen on ``host`` and return the VISA address."""
-        return self._server.serve(host, port)
-
-    def close(self) -> None:
-        """Stop serving."""
-        self._server.close()
 
     def is_safe(self) -> bool:
         """Always: it emits nothing and holds nothing secret."""
