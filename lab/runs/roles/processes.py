@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from lab.runs.addresses import LOOPBACK
 from lab.runs.made_safe import left_by
 from lab.runs.roles.logs import set_up_logging
+from lab.runs.roles.memory import share_heaps
 from lab.runs.roles.runtime import Runtime
 from lab.runs.roles.service_manager import AskedEvent, ServiceManager, loop_limit_s
 from lab.runs.supervising.supervisor import watch_parent
@@ -45,6 +46,7 @@ def simulate_role(
     from lab.runs.attacks.carrying import attacks_on_light
     from sim_backends.bench import run_simulator
 
+    share_heaps()
     set_up_logging(SIMULATOR, for_people=not as_json)
     stop, service = AskedEvent(), ServiceManager()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -101,6 +103,7 @@ def relay_role(
     from lab.guard import guarded_role
     from orchestrator.processes.relay import run_relay
 
+    share_heaps()
     runtime = Runtime("relay", path, secrets, state, tell, metrics)
     checked_testbed(runtime.testbed_path, ("relay",))
     guarded = guarded_role(runtime.testbed, runtime.testbed_path, "relay", runtime.state, logs_as="relay")
@@ -138,6 +141,7 @@ def node_role(
     from lab.runs.testbeds.store_key import StoreKey
     from orchestrator.processes.node_process import run_node
 
+    share_heaps()
     runtime = Runtime(name, path, secrets, state, tell, metrics)
     _require_user(runtime, name)
     checked_testbed(runtime.testbed_path, (name,))
