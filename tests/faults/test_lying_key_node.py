@@ -136,8 +136,8 @@ def test_two_keys_of_one_id_in_a_batch_are_both_refused(tmp_path: Path) -> None:
 
 
 def test_a_key_of_no_whole_bytes_stops_nobody_elses(tmp_path: Path, told: Callable[[str, Lie], None]) -> None:
-    """Nine bits under one byte that was carried: adding them would fail where keys are let out."""
-    told("bob", lambda note: structs.replace(note, n_bits=9, path=("bob",), carried=b"x", master="app-alice"))
+    """Once it waited, an application that asks for it and others at once would end them all."""
+    told("bob", lambda note: structs.replace(note, n_bits=9))
     with RelayWorld(tmp_path, OVER_BOB) as world:
         before = len(world.seen)
         world.order("bob", "carol", 1, 64)

@@ -57,6 +57,27 @@ def test_requests_for_relayed_keys_are_bounded(tmp_path: Path, monkeypatch: pyte
         assert len(world.order("alice", "carol").result(20)) == 1
 
 
+def test_a_node_that_claims_what_it_has_not_is_passed_by(tmp_path: Path) -> None:
+    """bob draws keys for dave to itself with a stock that it does not have; the second time carol is asked."""
+    stocked = {("alice", "bob"): 65536, ("alice", "carol"): 65536, ("carol", "dave"): 65536}
+    with RelayWorld(tmp_path, stocked) as world:
+        world.nodes["bob"].relay.links = lambda: {"dave": 1 << 50}  # type: ignore[method-assign]
+        with pytest.raises(KeysUnavailableError, match="lost the key"):
+            world.order("alice", "dave").result(20)
+        (key,) = world.order("alice", "dave").result(20)
+        assert key.path == ("carol",)
+        assert same([key], world.fetch("dave", "alice", [key.key_id]))
+        assert balanced(world.stores)
+
+
+def test_a_way_that_failed_is_better_than_none(tmp_path: Path) -> None:
+    with RelayWorld(tmp_path, OVER_BOB) as world:
+        routes = world.nodes["alice"].desk._routes
+        assert routes is not None
+        routes.failed(("bob",))
+        assert world.order("alice", "carol").result(20)[0].path == ("bob",)
+
+
 def test_routes_are_asked_again_after_a_store_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(_: object) -> int:
         raise StoreError("the disk is full")

@@ -327,6 +327,27 @@ def test_a_revoked_certificate_is_refused_and_its_connections_are_closed(
         assert (answer.status, answer.message.rpartition(" was ")[2]) == (401, "revoked")
 
 
+def test_a_certificate_that_expires_ends_its_connections(site: Site, authority: Authority) -> None:
+    short = authority.sae("app1", file="short", ends=timedelta(seconds=2.5))
+    with site.raw(short) as idle:
+        idle.sendall(STATUS)
+        assert idle.recv(4096).startswith(b"HTTP/1.1 200")
+        assert all_of(idle) == b""
+    told = site.told.wait_for(lambda event: why(event) == "certificate refused")
+    assert isinstance(told, KeyCallerTurnedAway)
+    assert told.detail.endswith(" expired")
+
+
+def test_a_session_is_not_taken_up_again(site: Site, app1: Credentials) -> None:
+    """Neither a ticket nor early data: every handshake looks at the certificate anew."""
+    with site.raw(app1) as secured:
+        secured.sendall(STATUS)
+        assert secured.recv(4096).startswith(b"HTTP/1.1 200")
+        assert secured.version() == "TLSv1.3"
+        assert not secured.session_reused
+        assert secured.session is None or not secured.session.has_ticket
+
+
 def test_a_certificate_revoked_a_moment_ago_gets_nothing_on_an_open_connection(authority: Authority) -> None:
     app3 = authority.sae("app3")
     with served(authority) as site, site.raw(app3) as secured:

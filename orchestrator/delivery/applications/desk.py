@@ -16,7 +16,7 @@ from lab.key_delivery import Application, KeyDelivery
 from orchestrator import runtime
 from orchestrator.delivery.applications.master_end import MasterEnd
 from orchestrator.delivery.applications.quotas import Quotas
-from orchestrator.delivery.applications.routes import Routes, bottleneck, cheapest
+from orchestrator.delivery.applications.routes import Routes, bottleneck
 from orchestrator.delivery.applications.slave_end import SlaveEnd
 from orchestrator.delivery.key_desk import (
     KEY_ID_PATTERN,
@@ -81,7 +81,7 @@ class NodeKeyDesk:
             free_bits = master_end.free_bits()
         if self._routes is not None and free_bits < size + TAG_KEY_BITS:
             links = self._routes.known()
-            found = cheapest(links, self._user, master_end.peer, size + TAG_KEY_BITS)
+            found = self._routes.path(links, master_end.peer, size + TAG_KEY_BITS)
             if found:
                 path, free_bits = found, bottleneck(links, self._user, found, master_end.peer)
         return DeliveryStatus(
@@ -159,14 +159,16 @@ class NodeKeyDesk:
         """
         needed = count * size + 2 * TAG_KEY_BITS
         with _store_failures():
-            path = cheapest(routes.ask(), self._user, master_end.peer, needed)
-        if path:
-            return (
-                self._master_ends[path[0]]
-                .order(caller, slave, count, size, path=path, last=master_end.peer)
-                .result()
-            )
-        return master_end.order(caller, slave, count, size).result()
+            path = routes.path(routes.ask(), master_end.peer, needed)
+        if not path:
+            return master_end.order(caller, slave, count, size).result()
+        first = self._master_ends[path[0]]
+        try:
+            return first.order(caller, slave, count, size, path=path, last=master_end.peer).result()
+        except KeysUnavailableError as error:
+            if error.reason == "peer":
+                routes.failed(path)
+            raise
 
     def dec_keys(
         self, caller: str, master: str, key_ids: Sequence[str]

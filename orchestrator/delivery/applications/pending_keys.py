@@ -85,7 +85,10 @@ class PendingKeys:
 
     def put(self, order: Order, keys: Mapping[bytes, LeasedKey]) -> None:
         """Keys that ``order`` gave up wait for the next of its kind."""
-        expires_s, day = runtime.now() + self._key_waits_s, self._today()
+        expires_s, day = (
+            runtime.now() + self._key_waits_s / 2,
+            self._today(),
+        )  # the slave's copy waits twice as long
         for key_id, key in keys.items():
             self._spares[key_id] = _Spare(order.kind, key, expires_s, day)
             self._set_aside(order.master, key.place.n_bits, day)

@@ -11,6 +11,8 @@ from orchestrator.delivery.applications.master_end import MasterEnd
 
 FRESH_S = 2.0
 ANSWERS_S = 1.5
+AVOIDED_S = 60.0
+"""How long other ways are tried first after one has failed."""
 Links = Mapping[str, Mapping[str, int]]
 """Free bits for applications, by node and by the node they are shared with."""
 
@@ -56,6 +58,23 @@ class Routes:
         self._known: dict[str, dict[str, int]] = {}
         self._asked_s = -FRESH_S
         self._asking = False
+        self._failed_s: dict[str, float] = {}
+
+    def path(self, links: Links, last: str, bits: int) -> tuple[str, ...] | None:
+        """As :func:`cheapest` from here, without nodes that lost a key lately, if there is such a way.
+
+        A node that claims more than it has would otherwise draw every key to itself.
+        """
+        with self._lock:
+            now = runtime.now()
+            avoided = {node for node, at in self._failed_s.items() if now - at < AVOIDED_S}
+        others = {node: bits_to for node, bits_to in links.items() if node not in avoided}
+        return cheapest(others, self._own, last, bits) or cheapest(links, self._own, last, bits)
+
+    def failed(self, path: tuple[str, ...]) -> None:
+        """A key did not get through by this way; nobody knows by whose fault."""
+        with self._lock:
+            self._failed_s |= dict.fromkeys(path, runtime.now())
 
     def ask(self) -> Links:
         """Ask every node that is there; takes at most :data:`ANSWERS_S`."""
