@@ -10,7 +10,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import BertConfig, BertModel
 
 from fl.workloads.sentiment.corpus import Corpus
 from fl.workloads.sentiment.data import Reviews
@@ -24,6 +23,8 @@ SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 
 def write_encoder(folder: Path, seed: int = 0, vocabulary: tuple[str, ...] = (*GOOD, *BAD, *PLAIN)) -> Path:
     """The three files of an encoder with width 16, two layers and two heads."""
+    from transformers import BertConfig, BertModel  # seconds, for those alone who have an encoder made
+
     folder.mkdir(parents=True)
     words = {word: index for index, word in enumerate((*SPECIAL, *vocabulary))}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import BertModel
 
 from fl.workloads.data import DataError
 from fl.workloads.sentiment.encoder import (
@@ -26,6 +25,8 @@ TEXTS = ("the film is moving", "dull", "a story with a clumsy plot and a very ti
 
 def reference_states(encoder: Encoder, text: str) -> torch.Tensor:
     """Last states of one text, (length, width), by the whole transformers model without padding."""
+    from transformers import BertModel
+
     model = BertModel(encoder.config, add_pooling_layer=False)
     model.load_state_dict(load_file(encoder.folder / "model.safetensors"), strict=False)
     ids = torch.from_numpy(encoder.tokenise([text])[0])[None]
