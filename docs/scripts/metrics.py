@@ -21,7 +21,7 @@ by `python docs/scripts/metrics.py`; *at* says which roles serve it, *from* is t
 `process_virtual_memory_bytes`.
 
 Labels are names of this testbed (`pair`, `peer`, `role`, `lane`, `instrument`) or words of closed sets; whatever else somebody says
-stands as `other`. `sae` is an application that the node serves. Every counter is there from the start, at 0 for every label that can come;
+stands as `other`. `sae` is an application that the node serves. Every counter is there from the start, at 0 for every label that can come (of statuses of HTTP those that are usual);
 what nobody has said yet (a block's QBER, a round's accuracy) is not there before it is said.
 """
 PARTS = (("Key", KEYS), ("Ring", RING), ("Learning", LEARNING), ("Process", PROCESS))

@@ -219,7 +219,13 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
             ),
             Panel(
                 "Requests over HTTPS",
-                ((rate("qunetlab_key_https_requests_total", "endpoint, status"), "{{endpoint}} {{status}}"),),
+                (
+                    ("sum(rate(qunetlab_key_https_requests_total[$__rate_interval]))", "all"),
+                    (
+                        f"{rate('qunetlab_key_https_requests_total', 'endpoint, status')} > 0",
+                        "{{endpoint}} {{status}}",
+                    ),
+                ),
                 "reqps",
             ),
             Panel(

@@ -33,8 +33,8 @@ from tests.helpers.ring_up import going, served
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 SAES = {"app1": "alice", "app2": "bob"}
-QUIET = {"QunetlabCalibrationAge"}
-"""Stands where calibrations are from the template."""
+QUIET = {"QunetlabKeysRefused"}
+"""Applications ask before there is key for them."""
 PLACE = {"$pair": ".*", "$role": ".*", "$__rate_interval": "30s"}
 PATIENCE_S = 400.0
 
@@ -81,17 +81,8 @@ def test_every_panel_has_numbers_and_no_rule_fires_for_nothing(tmp_path: Path) -
         stack.enter_context(going(home))
         watch = stack.enter_context(Prometheus(tmp_path, str(home / "state" / "up" / "targets*.json"), rules))
         apps = {sae: Application(home, sae, served(home, user)) for sae, user in SAES.items()}
-        options = (
-            "--testbed",
-            str(home),
-            "--live",
-            "--rounds",
-            "2",
-            "--clients",
-            "2",
-            "--out",
-            str(tmp_path / "run"),
-        )
+        where = ("--testbed", str(home), "--live", "--out", str(tmp_path / "run"))
+        options = (*where, "--rounds", "2", "--clients", "3", "--mode", "expanded")
         training = subprocess.Popen(
             [sys.executable, "-m", "lab.cli.main", "train", "digits", *options],
             stdout=subprocess.PIPE,

@@ -77,7 +77,7 @@ def hold_pages(home: Path) -> None:
     """Every process is where Prometheus is told, alive and ready, and shows itself."""
     found = json.loads((home / "state" / "up" / "targets.json").read_text())
     names = [each["labels"]["process"] for each in found]
-    assert names == ["simulate", "orchestrator", "relay", "alice", "bob", "carol", "dave"]
+    assert names == ["alice", "bob", "carol", "dave", "orchestrator", "relay", "simulate"]
     for each in found:
         place = f"http://{each['targets'][0]}"
         for path, said in (

@@ -22,10 +22,10 @@ TARGETS_FILE, TRAINING_FILE = "targets.json", "targets-training.json"
 
 
 def targets_text(serving: Mapping[str, Serving]) -> str:
-    """The addresses of the processes' metrics, by process."""
+    """The addresses of the processes' metrics, by process, in the order of their names."""
     found = [
         {"targets": [urlsplit(each.metrics).netloc], "labels": {"process": name}}
-        for name, each in serving.items()
+        for name, each in sorted(serving.items())
         if each.metrics
     ]
     return json.dumps(found, indent=1) + "\n"

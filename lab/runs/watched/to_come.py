@@ -47,7 +47,7 @@ from orchestrator.metrics.learning import CLIENT_ENDINGS
 if TYPE_CHECKING:
     from lab.testbed import Testbed
 
-ENDPOINTS = ("status", "enc_keys", "dec_keys")
+ENDPOINTS, STATUSES = ("status", "enc_keys", "dec_keys"), (200, 400, 401, 503)
 LEARNER = "fl-"
 
 
@@ -93,7 +93,8 @@ def _deliveries(user: str, testbed: Testbed) -> Iterator[object]:
     for sae, reason, side in product(own, get_args(RefusedFor), get_args(Side)):
         yield KeysRefused(sae, reason, side)
     yield from (KeysRefused("", "caller", side) for side in get_args(Side))
-    yield from (KeyRequestAnswered("", "", endpoint, "", 200, 0, 0.0) for endpoint in ENDPOINTS)
+    for endpoint, status in product(ENDPOINTS, STATUSES):
+        yield KeyRequestAnswered("", "", endpoint, "", status, 0, 0.0)
     yield from (KeyCallerTurnedAway("", why) for why in get_args(TurnedAway))
     yield from (KeyServerFault(what, "") for what in get_args(Fault))
 
