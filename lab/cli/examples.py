@@ -128,6 +128,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "qunetlab sae renew alice --kme --testbed bench",
     ),
     "sae request": ("qunetlab sae request app1", "qunetlab sae request alice --kme --testbed bench"),
+    "sae seal": ("qunetlab sae seal --testbed bench",),
     "sae revoke": ("qunetlab sae revoke app1 --testbed bench",),
     "scan": (
         "qunetlab scan simulated-four-node voa_alice.attenuation_db:1:20:20 --lit alice-bob",

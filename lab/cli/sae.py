@@ -28,7 +28,7 @@ from lab.runs.certificates.here import (
 from lab.runs.certificates.holding import Arrived, Held, holds_key_of, install, is_strange
 from lab.runs.certificates.holding import request as make_request
 from lab.runs.certificates.making import check_request
-from lab.runs.certificates.signing_key import has_key, is_sealed, passphrase_of
+from lab.runs.certificates.signing_key import SEALED_FILE, has_key, is_sealed, passphrase_of, seal_key
 from lab.runs.shown import echo
 from lab.runs.testbeds.folder import SECRETS, FolderError, own_testbed
 from lab.testbed import Testbed, UnknownNameError, load_testbed
@@ -311,6 +311,21 @@ def found_authority(testbed: Path, authority_key: str) -> int:
         if held.folder.is_dir() and not held.key.exists():
             certify(made, held, hosts_of_node(place.testbed, user), at)
             echo(f"{held.certificate}: made")
+    return 0
+
+
+def seal_authority(testbed: Path, authority_key: str) -> int:
+    """Seal the private key of an authority that was made without a passphrase."""
+    folder, passphrase = authority_folder(Place(testbed).secrets), passphrase_of(authority_key, confirm=True)
+    if passphrase is None:
+        raise ValueError("a key is sealed with a passphrase: give --authority-key passphrase")
+    if not has_key(folder):
+        raise CertificateError(f"there is no authority in {folder}: its key is on another machine")
+    given = passphrase()
+    seal_key(folder, lambda: given)
+    echo(
+        f"{folder / SEALED_FILE}: sealed, and the open key is destroyed; copies of it, in backups as well, are not"
+    )
     return 0
 
 

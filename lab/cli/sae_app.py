@@ -123,6 +123,14 @@ def list_command(testbed: FolderOption = Path(), as_json: Json = False) -> None:
 
 
 @sae_app.command()
+def seal(authority_key: AuthorityKeyOption = "passphrase", testbed: FolderOption = Path()) -> None:
+    """Where the authority is: seal its private key, which was made without a passphrase, with one."""
+    from lab.cli.sae import seal_authority
+
+    raise typer.Exit(seal_authority(testbed, authority_key))
+
+
+@sae_app.command()
 def authority(authority_key: AuthorityKeyOption = "file", testbed: FolderOption = Path()) -> None:
     """Make the authority of a testbed that never had one, and certificates of the nodes of this machine."""
     from lab.cli.sae import found_authority

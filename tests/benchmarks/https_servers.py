@@ -3,7 +3,7 @@
 ``python https_servers.py``: each server answers the same small JSON, in a process of its own, one worker, TLS 1.3 with a
 client certificate demanded; where it has a limit or a time-out, it is set near 2 s, 16 KiB of header and 64 KiB of body.  Then
 it is probed by hand-made bytes and asked by 32 connections that stay open (:mod:`https_load`), all in one run on one machine.
-Those that are not installed are left out: ``pip install hypercorn aiohttp granian``.
+Those that are not installed are left out: ``pip install hypercorn aiohttp granian zttp``.
 """
 
 from __future__ import annotations
@@ -134,6 +134,12 @@ def serve_uvicorn(folder: Path, port: int) -> None:
     uvicorn.Server(uvicorn_config(folder, port, http="httptools", loop="asyncio")).run()
 
 
+def serve_uvicorn_with_zttp(folder: Path, port: int) -> None:
+    import uvicorn
+
+    uvicorn.Server(uvicorn_config(folder, port, http="zttp", loop="asyncio")).run()
+
+
 def serve_uvicorn_with_a_layer(folder: Path, port: int) -> None:
     """Its h11 protocol under a layer of ours, over names that it does not promise: app, cycle, transport."""
     import uvicorn
@@ -171,6 +177,7 @@ SERVERS: dict[str, tuple[str, Callable[[Path, int], None]]] = {
     "hypercorn": ("hypercorn", serve_hypercorn),
     "granian": ("granian", serve_granian),
     "uvicorn": ("uvicorn", serve_uvicorn),
+    "uvicorn, zttp": ("zttp", serve_uvicorn_with_zttp),
     "uvicorn, a layer": ("uvicorn", serve_uvicorn_with_a_layer),
 }
 

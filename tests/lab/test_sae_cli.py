@@ -21,6 +21,7 @@ from lab.runs.certificates.making import make_key, make_request, pem
 from lab.runs.testbeds.folder import create_folder, template_path
 from orchestrator.delivery import certificates
 from orchestrator.delivery.certificates import Holder, NodeCertificates, read_certificate, utc_now
+from orchestrator.durable import create_file
 
 Sae = Callable[..., Any]
 
@@ -424,6 +425,30 @@ def test_an_authority_is_sealed_as_it_is_made(bench: Path, sae: Sae, qunetlab: A
     assert made.returncode == 0, made.stderr
     assert (tmp_path / "new/secrets/authority/ca-key.sealed").exists()
     assert (tmp_path / "new/secrets/sae-app1/cert.pem").exists()
+
+
+def test_an_open_authority_is_sealed_later(bench: Path, sae: Sae, tmp_path: Path) -> None:
+    folder = bench / "secrets" / "authority"
+    whole = (folder / "ca-key.pem").read_bytes()
+    good, other = (("--authority-key", in_file(tmp_path, each)) for each in (GOOD, OTHER))
+    short = ("--authority-key", in_file(tmp_path, "short"))
+    assert "at least 12 characters" in sae("seal", "--testbed", "bench", *short, ends=2).stderr
+    assert (
+        "give --authority-key passphrase"
+        in sae("seal", "--testbed", "bench", "--authority-key", "file", ends=2).stderr
+    )
+    assert (folder / "ca-key.pem").read_bytes() == whole
+    sae("renew", "app1", "--testbed", "bench")
+    assert "the open key is destroyed" in sae("seal", "--testbed", "bench", *good).stdout
+    assert not list(folder.glob("ca-key.pem*"))
+    assert "is sealed already" in sae("seal", "--testbed", "bench", *good, ends=2).stderr
+    create_file(folder / "ca-key.pem", whole, 0o600)  # as if a sealing had been interrupted
+    assert "is not the one" in sae("seal", "--testbed", "bench", *other, ends=2).stderr
+    assert (folder / "ca-key.pem").exists()
+    sae("seal", "--testbed", "bench", *good)
+    assert not (folder / "ca-key.pem").exists()
+    assert "is sealed with a passphrase" in sae("renew", "app1", "--testbed", "bench", ends=2).stderr
+    sae("renew", "app1", "--testbed", "bench", *good)
 
 
 def test_a_new_authority_takes_the_place_of_one_that_was_moved_away(

@@ -23,7 +23,7 @@ from lab.runs.certificates.making import key_pem
 from lab.runs.testbeds.store_key import AUTHORITY_KEY_HELP, StoreKey, StoreKeyError
 from orchestrator.decoding import from_json
 from orchestrator.delivery.certificates import CertificateError, read_key, read_limited
-from orchestrator.durable import create_file
+from orchestrator.durable import create_file, destroy_file
 from orchestrator.keystore.errors import KeyStoreError
 from orchestrator.keystore.passphrase import create_passphrase, open_passphrase
 from orchestrator.keystore.sealing import seal, unseal
@@ -74,7 +74,24 @@ def keep_key(folder: Path, key: ec.EllipticCurvePrivateKey, passphrase: Passphra
         raise FileExistsError(f"{folder} holds the key of an authority already")
     if passphrase is None:
         create_file(folder / KEY_FILE, key_pem(key), 0o600)
-        return
+    else:
+        _seal(folder, key, passphrase)
+
+
+def seal_key(folder: Path, passphrase: Passphrase) -> None:
+    """Seal a key that lies open, and destroy the open one; CertificateError, OSError, and then the open one stands.
+
+    One that was interrupted between the two is finished by the next, which takes the same passphrase.
+    """
+    if is_sealed(folder) and not (folder / KEY_FILE).exists():
+        raise CertificateError(f"the authority's key in {folder} is sealed already")
+    if not is_sealed(folder):
+        _seal(folder, open_key(folder, None), passphrase)
+    open_key(folder, passphrase)
+    destroy_file(folder / KEY_FILE)
+
+
+def _seal(folder: Path, key: ec.EllipticCurvePrivateKey, passphrase: Passphrase) -> None:
     (folder / PASSPHRASE_FILE).unlink(missing_ok=True)  # of a making that failed
     try:
         kek = create_passphrase(folder / PASSPHRASE_FILE, passphrase())
