@@ -82,6 +82,35 @@ def lab(tmp_path: Path) -> Iterator[SimulatedLab]:
     lab.bench.close()
 
 
+class NoGuard:
+    """In the place of a guard process: instruments that are twins of this process end with it, and have nobody left to darken them.
+
+    What the station does not make safe by itself is an error.
+    """
+
+    lives = True
+
+    def __init__(self, owner: str, **_: object) -> None: ...
+
+    def watch(self, watched: object) -> None: ...
+
+    def await_ready(self) -> None: ...
+
+    def dismiss(self) -> None: ...
+
+    def call(self) -> bool:
+        return False
+
+
+@pytest.fixture
+def no_guards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sessions with twins of this process start no guards, each of which loads all drivers: 0.7 processor seconds for every role.
+
+    Guards of sessions: ``test_sessions.py``, ``test_bench.py`` and ``calibrating/test_interrupted.py``.
+    """
+    monkeypatch.setattr("lab.guard.Guard", NoGuard)
+
+
 class ListeningAgent:
     """An agent whose hub says what the test wants."""
 

@@ -15,7 +15,7 @@ from lab.runs.testbeds.folder import template_path
 from lab.testbed import load_testbed, read_testbed, write_testbed
 from sim_backends.optics_hidden import ring_of
 
-pytestmark = pytest.mark.early
+pytestmark = [pytest.mark.early, pytest.mark.usefixtures("no_guards")]
 
 if TYPE_CHECKING:
     from tests.lab.conftest import Command, SimulatedLab

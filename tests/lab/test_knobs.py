@@ -18,6 +18,8 @@ from lab.testbed import UnknownNameError
 if TYPE_CHECKING:
     from tests.lab.conftest import Command, SimulatedLab
 
+pytestmark = pytest.mark.usefixtures("no_guards")
+
 
 def refused(said: Any, *words: str) -> None:
     assert said.returncode != 0

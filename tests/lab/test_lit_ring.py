@@ -15,7 +15,7 @@ from lab.runs.lit_ring import Seen
 from lab.testbed import UnknownNameError
 from orchestrator.light.messages import LightAborted
 
-pytestmark = pytest.mark.early
+pytestmark = [pytest.mark.early, pytest.mark.usefixtures("no_guards")]
 
 if TYPE_CHECKING:
     from tests.lab.conftest import SimulatedLab

@@ -16,6 +16,8 @@ from lab.runs.scans import Axis, axis, check_axes, points
 if TYPE_CHECKING:
     from tests.lab.conftest import Command, SimulatedLab
 
+pytestmark = pytest.mark.usefixtures("no_guards")
+
 
 def data_of(database: Path, run_id: int) -> Any:
     """A data set as QCoDeS' own users load it."""

@@ -23,6 +23,8 @@ from orchestrator.light.calibration.parties import UserParty
 from orchestrator.light.messages import LightAborted
 from sim_backends.bench import Bench
 
+pytestmark = pytest.mark.usefixtures("no_guards")
+
 PAIR = ("alice", "bob")
 
 

@@ -107,6 +107,7 @@ LIT = [each for each in Step if each is not Step.SEPARATION]
 """All but one: it is worked out from measured delays without any light."""
 
 
+@pytest.mark.usefixtures("no_guards")
 @pytest.mark.parametrize(
     "step", [each if each is Step.PHASE else pytest.param(each, marks=pytest.mark.long) for each in LIT]
 )
@@ -155,6 +156,7 @@ def test_a_second_ctrl_c_leaves_the_rest_to_the_guards_and_says_so(
     check_left(path, benches, Step.VISIBILITY)
 
 
+@pytest.mark.usefixtures("no_guards")
 def test_ctrl_c_while_a_finding_is_kept_counts_once_it_is_whole(
     path: Path, benches: list[Bench], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -18,7 +18,7 @@ from lab.testbed import read_testbed
 from orchestrator.light.calibration import timing
 from sim_backends.lines import ReferenceLine
 
-pytestmark = pytest.mark.early
+pytestmark = [pytest.mark.early, pytest.mark.usefixtures("no_guards")]
 
 Floats = npt.NDArray[np.float64]
 SLOT_PS = 10_000.0
