@@ -53,5 +53,5 @@ def main(master_kme: str, slave_kme: str, master_folder: str, slave_folder: str)
 if __name__ == "__main__":
     try:
         main(*sys.argv[1:])
-    except RuntimeError as refused:
-        sys.exit(str(refused))
+    except (OSError, RuntimeError) as error:  # nobody is there, no certificate fits, or the node refuses
+        sys.exit(str(error))

@@ -103,8 +103,7 @@ def take_secret_file(pair: str, path: Path, testbed: Path, state: Path | None) -
 def _lay(secret: PairSecret, peer: str, path: Path, machine: Machine) -> None:
     """Move the file of a node that does not run to where its start looks for it."""
     from orchestrator.durable import destroy_file, make_folder
-    from orchestrator.keystore.pair_secret import SUFFIX
-    from orchestrator.processes.node_store import INITIAL
+    from orchestrator.keystore.pair_secret import INITIAL, SUFFIX
 
     own = machine.path.parent / SECRETS / secret.holder
     if not own.is_dir():

@@ -24,7 +24,8 @@ from orchestrator.secret import SecretBits
 from orchestrator.wire.codec import Message, WireError, decode, encode
 
 FORMAT = 1
-SUFFIX = ".secret"
+INITIAL, SUFFIX = "initial", ".secret"
+"""A node's halves lie in that folder among its secrets, under the names of its peers."""
 _DIRECTION_BYTES = INITIAL_SECRET_BITS // 8
 _LARGEST_FILE = 4 * _DIRECTION_BYTES
 

@@ -22,7 +22,7 @@ from lab.testbed import Testbed
 from orchestrator.durable import SPENT, destroy_file, destroy_spent, move_file, sync_path
 from orchestrator.keystore.errors import SealError, StoreError
 from orchestrator.keystore.lanes import PairEnd
-from orchestrator.keystore.pair_secret import SUFFIX, PairSecret, PairSecretError
+from orchestrator.keystore.pair_secret import INITIAL, SUFFIX, PairSecret, PairSecretError
 from orchestrator.keystore.sealing import Kek
 from orchestrator.keystore.store import KeyStore
 from orchestrator.processes.node_applications import split_rule
@@ -31,7 +31,6 @@ logger = logging.getLogger(__name__)
 
 STORE_FILE = "keys.sqlite"
 HALF_MADE = ".new"
-INITIAL = "initial"
 
 
 class InitialSecretError(Exception):

@@ -21,6 +21,7 @@ from lab.claims import LOCKS
 from lab.runs.attacks.places import SIMULATOR
 from lab.runs.roles.service_manager import loop_limit_s
 from lab.runs.testbeds.folder import SECRETS, STATE, TESTBED_FILE
+from lab.runs.testbeds.store_key import KEY_FILE
 from lab.testbed import Testbed
 
 SIMULATE = "simulate"
@@ -130,7 +131,7 @@ def _running(testbed: Testbed, role: str, places: Places) -> Iterator[str]:
     yield f"WorkingDirectory={_escaped(str(home))}"
     yield f"User={places.user}"
     if role in testbed.user_names() and places.sealed_store:
-        yield f"LoadCredentialEncrypted=store.key:{_escaped(str(home / SECRETS / role / CREDENTIAL))}"
+        yield f"LoadCredentialEncrypted={KEY_FILE}:{_escaped(str(home / SECRETS / role / CREDENTIAL))}"
     yield "TimeoutStartSec=180"
     yield f"TimeoutStopSec={STOP_S}"
     yield f"WatchdogSec={watchdog_s}"

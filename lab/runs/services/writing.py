@@ -32,6 +32,7 @@ from lab.runs.services.units import (
 )
 from lab.runs.testbeds.folder import SECRETS, TESTBED_FILE
 from lab.runs.testbeds.role_secrets import roles_with_secrets
+from lab.runs.testbeds.store_key import KEY_FILE
 from lab.testbed import Testbed, load_testbed
 from orchestrator.durable import make_folder, replace_file
 
@@ -63,9 +64,9 @@ def units_here(
                 f"the secrets of {role} are not in {home / SECRETS}: write its unit on its own machine"
             )
         if sealed_store and role in loaded.user_names() and not (home / SECRETS / role / CREDENTIAL).exists():
-            key = home / SECRETS / role / "store.key"
+            key = home / SECRETS / role / KEY_FILE
             raise UnitError(
-                f"{key.with_name(CREDENTIAL)} is not there: make it with `systemd-creds encrypt --name=store.key {key} "
+                f"{key.with_name(CREDENTIAL)} is not there: make it with `systemd-creds encrypt --name={KEY_FILE} {key} "
                 f"{key.with_name(CREDENTIAL)}`, then destroy the key with `shred -u {key}`"
             )
     name = _runner(home, user)

@@ -146,13 +146,13 @@ def _make_secrets(
     """Keys of every role and initial secrets of every pair below ``folder``; the public keys by role."""
     from lab.runs.certificates.here import make_certificates
     from orchestrator.delivery.certificates import utc_now
-    from orchestrator.keystore.pair_secret import SUFFIX, PairSecret
+    from orchestrator.keystore.pair_secret import INITIAL, SUFFIX, PairSecret
 
     public = {role: make_keys(testbed, folder, role, passphrase) for role in testbed.roles()}
     for first, second in testbed.pairs():
         shared = PairSecret.draw(first, second)
-        shared.write(folder / first / "initial" / f"{second}{SUFFIX}", first)
-        shared.write(folder / second / "initial" / f"{first}{SUFFIX}", second)
+        shared.write(folder / first / INITIAL / f"{second}{SUFFIX}", first)
+        shared.write(folder / second / INITIAL / f"{first}{SUFFIX}", second)
         shared.wipe()
     make_certificates(testbed, folder, utc_now(), authority_passphrase)
     return public
@@ -163,8 +163,8 @@ def make_keys(testbed: Testbed, secrets: Path, role: str, passphrase: str | None
 
     No pair has an initial secret yet.  Returns the public key.
     """
+    from orchestrator.keystore.pair_secret import INITIAL
     from orchestrator.keystore.passphrase import create_passphrase
-    from orchestrator.processes.node_store import INITIAL
     from orchestrator.wire.curve import generate_keys, write_keys
 
     keys = generate_keys()

@@ -58,8 +58,8 @@ def faults_of(
 
     A node that has its key store needs no initial secrets any more; ``keys_alone``: they are not asked for.
     """
-    from orchestrator.keystore.pair_secret import SUFFIX, PairSecret, PairSecretError
-    from orchestrator.processes.node_store import INITIAL, STORE_FILE, ends_of
+    from orchestrator.keystore.pair_secret import INITIAL, SUFFIX, PairSecret, PairSecretError
+    from orchestrator.processes.node_store import STORE_FILE, ends_of
     from orchestrator.wire.curve import KeyFileError, load_keys
 
     folder = secrets / role
