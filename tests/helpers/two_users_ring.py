@@ -144,6 +144,10 @@ class Ring:
         self.supervisor.children.pop(role)
         process.kill()
         process.wait()
+        self.ended(role)
+
+    def ended(self, role: str) -> None:
+        """All that a child said has been heard, so that another may bear its name."""
         self.wait_for(lambda name, event: name == role and isinstance(event, Ended), f"the end of {role}")
 
     def come_back(self, role: str) -> float:

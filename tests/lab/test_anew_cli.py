@@ -65,7 +65,12 @@ class Machines:
             peer: SimpleNamespace(meet_again=lambda: None, hold=None, old_copy="") for peer in store.peers()
         }
         control = NodeControl(
-            self.testbed(self.home(user)), store, workers, SimpleNamespace(), SimpleNamespace()
+            self.testbed(self.home(user)),
+            store,
+            workers,
+            SimpleNamespace(),
+            SimpleNamespace(),
+            SimpleNamespace(),
         )  # type: ignore[arg-type]
         self.stack.enter_context(ControlSocket(self.home(user) / "state" / user, control, NODE_ERRORS))
 
@@ -104,12 +109,15 @@ def test_a_user_whose_machine_is_lost_begins_anew_with_every_pair(machines: Mach
     assert not list(first.glob(".qunetlab*"))
     out = machines.folder / "carried"
     out.mkdir()
+    of_bob = machines.home("bob") / "testbed.toml"
+    of_bob.write_text(f"# bob's own remark\n{of_bob.read_text()}")
     digests = set()
     for home in (first, *map(machines.home, LEFT)):
         said = qunetlab("keys", "replace", str(public), "--testbed", str(home), "--out", str(out))
         assert said.returncode == 0, said.stderr
         digests.add(said.stdout.splitlines()[-1])
     assert len(digests) == 1
+    assert of_bob.read_text().startswith("# bob's own remark")
     assert sorted(path.name for path in out.iterdir()) == [f"alice-{user}.for-alice.secret" for user in LEFT]
     for process, role in (("orchestrator", LOST), ("fl-server", f"fl-{LOST}")):
         refused = RevokedKeys(first / "state" / process)
