@@ -395,6 +395,19 @@ def test_a_channel_whose_other_end_was_left_is_given_up_for_another(world: KeyWo
     assert same(given, world.fetch([key.key_id for key in given]))
 
 
+def test_a_hub_that_opens_channels_without_end(world: KeyWorld) -> None:
+    def threads() -> int:
+        return sum(each.name == "keys-from-alice" for each in threading.enumerate())
+
+    before = threads()
+    for _ in range(200):
+        world.slave_ends["bob"].listen("alice", world.deaf())
+    assert threads() - before <= 8
+    waited_for(lambda: threads() - before <= 1)
+    given = world.master_ends["alice"].order("app1", "app2", 1, 256, patience_s=20.0).result(30)
+    assert same(given, world.fetch([key.key_id for key in given]))
+
+
 def test_the_hub_sees_no_key(world: KeyWorld) -> None:
     """R9: no 16 bytes of any key are in anything that two nodes said; a planted one is found."""
     seen: list[bytes] = []

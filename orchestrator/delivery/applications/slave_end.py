@@ -58,6 +58,8 @@ from orchestrator.wire.codec import WireError, decode, encode
 logger = logging.getLogger(__name__)
 
 LISTEN_S = 0.5
+MOST_CHANNELS = 8
+"""Of one peer at a time, in a thread each; all but the newest end within :data:`LISTEN_S`."""
 
 
 @dataclass
@@ -90,6 +92,8 @@ class SlaveEnd:
         """While a batch is looked at and put on the shelf: two peers may name the same key."""
         self._fetches: runtime.Queue[_Fetch | None] = runtime.queue()
         self._newest: dict[str, Channel] = {}
+        self._n_channels: Counter[str] = Counter()
+        self._counting = runtime.lock()
         self._last: dict[str, tuple[bytes, bytes]] = {}
         self._stop = runtime.event()
         self._fetcher: runtime.Thread | None = None
@@ -180,9 +184,23 @@ class SlaveEnd:
     # -- in, from the peers --------------------------------------------------------------------------
 
     def listen(self, peer: str, channel: Channel) -> None:
-        """Serve the master's end of ``peer`` on a channel that it opened; the one before it is left."""
+        """Serve the master's end of ``peer`` on a channel that it opened; the one before it is left.
+
+        The hub may open as many as it likes in a peer's name: too many at once are left without an answer.
+        """
+        with self._counting:
+            if self._n_channels[peer] >= MOST_CHANNELS:
+                return
+            self._n_channels[peer] += 1
         self._newest[peer] = channel
-        runtime.spawn(self._listen, peer, channel, name=f"keys-from-{peer}")
+        runtime.spawn(self._listened, peer, channel, name=f"keys-from-{peer}")
+
+    def _listened(self, peer: str, channel: Channel) -> None:
+        try:
+            self._listen(peer, channel)
+        finally:
+            with self._counting:
+                self._n_channels[peer] -= 1
 
     def _listen(self, peer: str, channel: Channel) -> None:
         now_about(pair=pair_name(self._store.ends(peer)))
