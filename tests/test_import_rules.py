@@ -20,6 +20,7 @@ LEAVES = tuple(
         "bits",
         "secret",
         "durable",
+        "wall_clock",
         "runtime",
         "randomness",
         "core_files",

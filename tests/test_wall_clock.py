@@ -12,9 +12,9 @@ ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("drivers", "sim_backends", "lab", "orchestrator", "fl")
 
 ALLOWED = {
-    "orchestrator/delivery/certificates.py": "whether a certificate is valid today",
-    "orchestrator/processes/node_applications.py": "the calendar day of a daily quota",
-    "orchestrator/scheduling/ring_queue.py": "when entries of the queue came and are due, for people",
+    "orchestrator/wall_clock.py": "whether a certificate is valid, the day of a quota, dates of records and of the queue's entries",
+    "orchestrator/delivery/certificates.py": "whether a list of revoked certificates was replaced",
+    "drivers/guard_process.py": "when a line was logged, for people",
     "sim_backends/detectors/websq.py": "the instrument's own time stamp in front of its counts",
     "lab/calibration/book.py": "the age of a calibration, in hours, across machines and restarts; one ahead of the clock is stale",
     "lab/alarms/kept.py": "how much of a shelf is left after a restart, at most a day",
@@ -22,7 +22,6 @@ ALLOWED = {
     "lab/runs/first_contact/recording.py": "the day of a recording, for people",
     "lab/datasets/slow_log.py": "when a slow value was read, for people",
     "lab/readings.py": "the age of a value that QCoDeS stamped, in a record",
-    "orchestrator/records/kinds.py": "when something was recorded, for people",
     "lab/dashboard/board.py": "when a page begins to count ages, by the server's clock, for people",
     "lab/runs/attacks/control.py": "which suspensions and entries, dated by the orchestrator, came under the attack that ends",
     "lab/dashboard/watching.py": "when a line of the log came, for people",

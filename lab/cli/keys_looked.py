@@ -65,8 +65,8 @@ def audit_keys(path: Path, state: Path | None, as_json: bool, store_key: str) ->
 
 def show_use(path: Path, state: Path | None, as_json: bool, store_key: str) -> int:
     """What every application was given."""
-    from orchestrator.processes.node_applications import utc_day
     from orchestrator.processes.node_control import use_of
+    from orchestrator.wall_clock import utc_day
     from orchestrator.wire.key_control import ShowUse
 
     asked: AskedNodes[Use] = of_nodes(

@@ -42,9 +42,9 @@ from orchestrator.delivery.certificates import (
     read_certificate,
     read_limited,
     read_list,
-    utc_now,
 )
 from orchestrator.durable import replace_file
+from orchestrator.wall_clock import utc_now
 
 if TYPE_CHECKING:
     from lab.cli.answers import Certificate, Certificates

@@ -22,7 +22,7 @@ import logging
 import os
 import stat
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import Enum
 from pathlib import Path
 from typing import TypeAlias
@@ -32,6 +32,8 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from orchestrator.wall_clock import utc_now
 
 logger = logging.getLogger(__name__)
 
@@ -311,11 +313,6 @@ def _serials(revoked: x509.CertificateRevocationList) -> frozenset[int]:
 
 
 # -- a node -----------------------------------------------------------------------------------------------------------
-
-
-def utc_now() -> datetime:
-    """The wall clock, which validity is counted by."""
-    return datetime.now(UTC)
 
 
 @dataclass(frozen=True)

@@ -23,12 +23,13 @@ from lab.light_budget import DARK_W
 from lab.station import Station
 from lab.testbed import Testbed
 from orchestrator import runtime
-from orchestrator.delivery.certificates import CertificateError, read_certificate, utc_now
+from orchestrator.delivery.certificates import CertificateError, read_certificate
 from orchestrator.events.status import pair_name
 from orchestrator.keystore.errors import StoreError
 from orchestrator.keystore.lanes import AUTH_ALARM_BITS, AUTH_LANES
 from orchestrator.keystore.store import KeyStore
 from orchestrator.light.own_station import Direction
+from orchestrator.wall_clock import utc_now
 
 if TYPE_CHECKING:
     from drivers.base import LabInstrument

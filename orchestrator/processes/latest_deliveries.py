@@ -15,14 +15,10 @@ from msgspec.structs import replace
 
 from orchestrator import runtime
 from orchestrator.events.delivery import DeliveryEvent, KeysDelivered, KeysRefused
+from orchestrator.wall_clock import utc_now
 from orchestrator.wire.key_control import Delivery
 
 KEPT = 1000
-
-
-def utc_now() -> datetime:
-    """The wall clock."""
-    return datetime.now(UTC)
 
 
 class LatestDeliveries:

@@ -8,7 +8,6 @@ that lane will have come, since every block is divided in the same way.
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, date, datetime
 from functools import partial
 
 from lab.testbed import Testbed
@@ -25,6 +24,7 @@ from orchestrator.hub.agent import Agent
 from orchestrator.keystore.lanes import Lane, SplitRule
 from orchestrator.keystore.store import KeyStore
 from orchestrator.randomness import random_hex
+from orchestrator.wall_clock import utc_day
 from orchestrator.wire.channel import Channel
 
 REPORT_EVERY_S = 1.0
@@ -33,11 +33,6 @@ REPORT_EVERY_S = 1.0
 def split_rule(testbed: Testbed) -> SplitRule:
     """How this testbed divides its blocks."""
     return SplitRule(testbed.protocol.auth_refill_bits, otp_per_1024=testbed.key_delivery.otp_per_1024)
-
-
-def utc_day() -> int:
-    """Days since 1970 by the wall clock, for daily quotas."""
-    return (datetime.now(UTC).date() - date(1970, 1, 1)).days
 
 
 class NodeApplications:

@@ -12,8 +12,8 @@ from lab.testbed import Testbed
 from orchestrator.keystore.errors import KeyStoreError
 from orchestrator.keystore.store import KeyStore
 from orchestrator.processes.latest_deliveries import LatestDeliveries
-from orchestrator.processes.node_applications import utc_day
 from orchestrator.processes.node_store import take_secret
+from orchestrator.wall_clock import utc_day
 from orchestrator.wire.control_socket import (
     AcknowledgeAlarm,
     Done,

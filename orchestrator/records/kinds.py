@@ -23,12 +23,13 @@ and for people; durations are counted on monotonic clocks.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Literal, TypeAlias
 
 import msgspec
 
 from orchestrator.events.common import Unknown, read_line
+from orchestrator.wall_clock import utc_now
 
 Token: TypeAlias = tuple[int, int]
 """(epoch, number) of a lease."""
@@ -38,7 +39,7 @@ RunEnding: TypeAlias = Literal["done", "failed", "interrupted"]
 class Record(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", forbid_unknown_fields=True):
     """Base of all records; ``at`` is when it was written."""
 
-    at: datetime = msgspec.field(default_factory=lambda: datetime.now(UTC))
+    at: datetime = msgspec.field(default_factory=utc_now)
 
 
 class Span(msgspec.Struct, frozen=True, array_like=True):

@@ -30,6 +30,7 @@ from orchestrator.scheduling.queue_store import (
     Token,
 )
 from orchestrator.scheduling.scheduler import Pair
+from orchestrator.wall_clock import utc_now
 from orchestrator.wire.fields import REASON_LIMIT
 from orchestrator.wire.queue_control import NOTE_LIMIT
 
@@ -472,4 +473,4 @@ def when(at: float) -> str:
 
 def wall_clock() -> float:
     """Seconds since 1970, for people and for what they call due; nothing that runs is timed by it."""
-    return datetime.now(UTC).timestamp()
+    return utc_now().timestamp()

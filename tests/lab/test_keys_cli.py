@@ -29,12 +29,12 @@ from orchestrator.keystore.pair_secret import PairSecret, PairSecretError
 from orchestrator.keystore.store import KeyStore
 from orchestrator.keystore.windows import Use
 from orchestrator.processes.latest_deliveries import LatestDeliveries
-from orchestrator.processes.node_applications import utc_day
 from orchestrator.processes.node_control import NODE_ERRORS, NodeControl, keys_of
 from orchestrator.processes.node_store import open_node_store
 from orchestrator.processes.pair_worker import LowWater
 from orchestrator.records.keeping import Records
 from orchestrator.records.kinds import BlockEnded, PadsTaken, Span
+from orchestrator.wall_clock import utc_day
 from orchestrator.wire.control_socket import ControlSocket, ShowKeys
 from orchestrator.wire.gate import Gate
 from orchestrator.wire.revoked import RevokedKeys

@@ -20,8 +20,9 @@ from lab.runs.certificates.here import authority_folder
 from lab.runs.certificates.making import make_key, make_request, pem
 from lab.runs.testbeds.folder import create_folder, template_path
 from orchestrator.delivery import certificates
-from orchestrator.delivery.certificates import Holder, NodeCertificates, read_certificate, utc_now
+from orchestrator.delivery.certificates import Holder, NodeCertificates, read_certificate
 from orchestrator.durable import create_file
+from orchestrator.wall_clock import utc_now
 
 Sae = Callable[..., Any]
 

@@ -23,7 +23,7 @@ from lab.runs.first_contact.against_twin import alone
 from lab.runs.supervising.supervised import Run
 from lab.runs.testbeds.folder import template_path
 from lab.testbed import load_testbed
-from orchestrator.delivery.certificates import Holder, utc_now
+from orchestrator.delivery.certificates import Holder
 from orchestrator.events.status import Alarm
 from orchestrator.keystore.lanes import AUTH_ALARM_BITS
 from orchestrator.keystore.pair_macs import MAC_KEY_BITS
@@ -48,6 +48,7 @@ from orchestrator.processes.node import Node
 from orchestrator.processes.node_control import NodeControl
 from orchestrator.processes.pair_worker import LowWater
 from orchestrator.scheduling.fencing import Fence
+from orchestrator.wall_clock import utc_now
 from orchestrator.wire.control_socket import (
     AcknowledgeAlarm,
     Done,

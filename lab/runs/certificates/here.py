@@ -21,8 +21,8 @@ from orchestrator.delivery.certificates import (
     numbered,
     read_certificate,
     read_held,
-    utc_now,
 )
+from orchestrator.wall_clock import utc_now
 
 SOON = timedelta(days=30)
 """A certificate that expires within this is told."""

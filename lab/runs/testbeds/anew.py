@@ -128,7 +128,7 @@ def _certify(
     from lab.runs.certificates.authority import Authority
     from lab.runs.certificates.here import authority_folder, certify, held_by_node, hosts_of_node
     from lab.runs.certificates.signing_key import has_key
-    from orchestrator.delivery.certificates import utc_now
+    from orchestrator.wall_clock import utc_now
 
     users = [role for role in roles if role in testbed.user_names()]
     folder = authority_folder(secrets)

@@ -145,8 +145,8 @@ def _make_secrets(
 ) -> dict[str, str]:
     """Keys of every role and initial secrets of every pair below ``folder``; the public keys by role."""
     from lab.runs.certificates.here import make_certificates
-    from orchestrator.delivery.certificates import utc_now
     from orchestrator.keystore.pair_secret import INITIAL, SUFFIX, PairSecret
+    from orchestrator.wall_clock import utc_now
 
     public = {role: make_keys(testbed, folder, role, passphrase) for role in testbed.roles()}
     for first, second in testbed.pairs():

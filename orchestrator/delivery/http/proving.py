@@ -26,8 +26,8 @@ from orchestrator.delivery.certificates import (
     numbered,
     public_key,
     read_certificate,
-    utc_now,
 )
+from orchestrator.wall_clock import utc_now
 
 
 @dataclass(frozen=True)
