@@ -197,7 +197,7 @@ class DetectorRates:
 
 
 def of_store(store: KeyStore, waits: Callable[[str], object | None]) -> Source:
-    """Authentication lanes below the mark (I8), pairs that wait for an operator, and the store itself."""
+    """Authentication lanes (I8), pairs that wait for an operator, and the store itself."""
 
     def look() -> Iterator[Observed]:
         at_s = runtime.now()
@@ -215,9 +215,11 @@ def of_store(store: KeyStore, waits: Callable[[str], object | None]) -> Source:
 
 
 def _of_lanes(store: KeyStore, at_s: float) -> Iterator[Observed]:
-    for peer in store.auth_alarms():
+    """Of every pair: the testbed file says below which number of bits somebody is to know."""
+    for peer in store.peers():
         stock = store.stock(peer)
         low = [str(lane) for lane in AUTH_LANES if stock[lane] < AUTH_ALARM_BITS]
+        low = low or [str(min(AUTH_LANES, key=stock.__getitem__))]
         text = (
             f"{' and '.join(low)}: make key with {peer}, or renew it with `qunetlab keys reseed "
             f"{pair_name((store.owner, peer))} --new`"

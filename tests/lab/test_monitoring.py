@@ -18,7 +18,18 @@ import pytest
 from lab.alarms.table import TABLE as ALARMS
 from lab.monitoring.alerts import PROCESSES, SILENT_S, Rule, alarm_rules
 from lab.monitoring.dashboard import dashboard
+from orchestrator.events.learning import (
+    AbortRecord,
+    ClientState,
+    RoundAborted,
+    RoundCompleted,
+    RoundRecord,
+    RoundStarted,
+)
 from orchestrator.hub.events import HubLimits
+from orchestrator.metrics.book import Metrics
+from orchestrator.metrics.learning import LEARNING
+from orchestrator.metrics.rows import Names
 from orchestrator.metrics.table import TABLE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -208,3 +219,21 @@ def test_the_legend_of_every_line_is_of_labels_that_the_line_has() -> None:
                 kept = {each.strip() for each in grouped.group(1).split(",")}
                 assert named == kept, f"{panel['title']}: {target['expr']}"
             assert target["legendFormat"], panel["title"]
+
+
+def test_panels_of_learning_show_what_a_round_tells() -> None:
+    server, client = Metrics("fl-server"), Metrics("fl-alice", Names(("alice", "bob")))
+    server.tell(RoundStarted(1, ("alice", "bob")))
+    server.tell(RoundCompleted(RoundRecord(1, 0.5, 0.6, 0, 0, (), "", 2.0, 0.5)))
+    server.tell(RoundAborted(AbortRecord(2, "no key", 0, ())))
+    client.tell(ClientState("alice", 2, "waiting for keys", missing_bits={"bob": 256}))
+    told = {metric.name: metric for book in (server, client) for metric, _ in book.samples()}
+    learnt = {row.name for row in LEARNING}
+    shown = 0
+    for panel in dashboard()["panels"]:
+        for target in panel.get("targets", ()):
+            for metric, _ in selectors(target["expr"].replace("$__rate_interval", "1m")):
+                if metric in learnt:
+                    assert metric in told, panel["title"]
+                    shown += 1
+    assert shown >= 8

@@ -13,7 +13,7 @@ import pytest
 
 from drivers.catalogue import create_instrument
 from lab.alarms.book import AlarmBook, Observed
-from lab.alarms.table import TABLE
+from lab.alarms.table import TABLE, table_with
 from lab.calibration.book import Book, Value, book_path, now, write_book
 from lab.calibration.current import CurrentTestbed
 from lab.calibration.steps import STEPS, Step
@@ -82,22 +82,35 @@ def keys(observed: Iterable[Observed]) -> list[tuple[str, str | None]]:
 
 
 def test_a_lane_below_the_mark_a_pair_that_waits_and_an_uncut_log_are_alarms(store: KeyStore) -> None:
-    assert list(of_store(store, nobody_waits)()) == []
+    book = AlarmBook("alice", TABLE)
+    assert book.observe(of_store(store, nobody_waits)(), 0.0) == []
     why = "alice stays in the ring: the launch is open"
     assert list(of_station(lambda: "")()) == []
     (stays,) = AlarmBook("alice", TABLE).observe(of_station(lambda: why)(), 0.0)
     assert (stays.name, stays.text, stays.severity) == ("intensity", why, "major")
     store.auth("bob").take_outgoing(FULL - AUTH_ALARM_BITS + 1)
-    (low,) = of_store(store, nobody_waits)()
+    low, high = of_store(store, nobody_waits)()
+    assert (high.peer, high.value) == ("carol", FULL)
     assert (low.name, low.peer, low.value) == ("low-water", "bob", AUTH_ALARM_BITS - 1)
     assert low.text.startswith("auth_ab: make key with bob")
     assert "qunetlab keys reseed alice-bob --new" in low.text
-    (alarm,) = AlarmBook("alice", TABLE).observe([low], 0.0)
+    (alarm,) = AlarmBook("alice", TABLE).observe([low, high], 0.0)
     assert (alarm.severity, alarm.condition) == ("minor", "low")
     waits = LowWater("bob", "auth_ab", 5000)
     store._core.uncut = "disk full"
     source = of_store(store, {"bob": waits, "carol": None}.__getitem__)
-    assert keys(source()) == [("low-water", "bob"), ("waits-for-operator", "bob"), ("store", None)]
+    assert keys(source())[-2:] == [("waits-for-operator", "bob"), ("store", None)]
+    assert keys(source())[:-2] == [("low-water", "bob"), ("low-water", "carol")]
+
+
+def test_the_testbed_file_says_how_low_is_low(store: KeyStore) -> None:
+    earlier = table_with({"low-water": {"low_minor": float(FULL - 99)}}, 1e7, 0.06)
+    book, source = AlarmBook("alice", earlier), of_store(store, nobody_waits)
+    assert book.observe(source(), 0.0) == []
+    store.auth("bob").take_outgoing(128)
+    (alarm,) = book.observe(source(), 1.0)
+    assert (alarm.peer, alarm.on) == ("bob", True)
+    assert "auth_ab: make key with bob" in alarm.text
 
 
 def test_a_peer_that_left_the_testbed_hides_no_other(store: KeyStore) -> None:
@@ -109,7 +122,7 @@ def test_a_peer_that_left_the_testbed_hides_no_other(store: KeyStore) -> None:
     agent = SimpleNamespace(peers=())
     node = Node(testbed, "alice", SimpleNamespace(), store, agent, Fence(), lambda event: None)  # type: ignore[arg-type]
     assert set(node.workers) < set(store.peers())
-    assert list(of_store(store, node.waits_why)()) == []
+    assert {each.name for each in of_store(store, node.waits_why)()} == {"low-water"}
     control = NodeControl(testbed, store, node.workers, SimpleNamespace(), node.alarms, LatestDeliveries())  # type: ignore[arg-type]
     shown = control(ShowKeys())
     assert isinstance(shown, Keys)

@@ -4,7 +4,7 @@ import { each, grid, h, row, tell } from "/static/dom.js";
 import { ago, pairName, quantity, short } from "/static/format.js";
 
 const RAISED = { "-": "⁻", 0: "⁰", 1: "¹", 2: "²", 3: "³", 4: "⁴", 5: "⁵", 6: "⁶", 7: "⁷", 8: "⁸", 9: "⁹" };
-const PAIR = ["produced", "free", "delivered", "authentication", "burnt", "epsilon: secrecy", "correctness", "authentication of messages", "altogether", "told by"];
+const PAIR = ["produced", "free", "delivered", "authentication", "burnt", "epsilon: secrecy", "epsilon: correctness", "epsilon: messages", "epsilon: sum", "told by"];
 const USE = ["node", "with, as", "keys", "bits", "bits today"];
 
 export function books(store) {

@@ -33,7 +33,9 @@ from orchestrator.events.common import Serving
 from orchestrator.events.inside import Loop
 from orchestrator.events.learning import ClientState, WaitingForKeys
 from orchestrator.events.process import Emit, LightProgress, ProcessEvent, line_of
+from orchestrator.events.status import pair_name
 from orchestrator.kernels import offer_folder
+from orchestrator.log_context import about
 from orchestrator.records.keeping import Records
 
 if TYPE_CHECKING:
@@ -105,6 +107,12 @@ class Runtime:
         self.stop.set()
         self._service.tell(STOPPING=1, STATUS="making safe, ending")
 
+    def _pair_of(self, event: ProcessEvent) -> str:
+        """The pair of this role with the peer that an event is about; empty where there is none."""
+        ends = self.role, getattr(event, "peer", None)
+        users = [user for user in self.testbed.user_names() if user in ends]
+        return pair_name(users) if len(users) == 2 else ""
+
     def emit(self, event: ProcessEvent) -> None:
         """Print one event, and log it if it is no mere progress.
 
@@ -117,7 +125,8 @@ class Runtime:
             event = replace(event, role=self.role, version=version("qunetlab"), metrics=url)
         self.metrics.tell(event)
         if not isinstance(event, LightProgress | WaitingForKeys | ClientState):
-            logger.info("%s", type(event).__name__, extra={"event": event})
+            with about(pair=self._pair_of(event)):
+                logger.info("%s", type(event).__name__, extra={"event": event})
         try:
             with self._print_lock:
                 if self._tell is not None:

@@ -19,6 +19,7 @@ from lab.runs.roles.runtime import Runtime
 from lab.runs.testbeds.folder import template_path
 from orchestrator.events.process import LightProgress, NodeServing, event_of
 from orchestrator.events.status import Alarm, BlockReport
+from orchestrator.log_context import known
 
 FAILED = BlockReport(1, 2, "alice", "bob", False, "QBER 0.12 is above the bound", pulses=16, qber=0.12)
 
@@ -57,6 +58,13 @@ def test_what_a_role_prints_is_the_struct_that_it_told_and_its_first_line_names_
     first = NodeServing(delivery="tcp://127.0.0.1:5", role="alice", version=version("qunetlab"), metrics=url)
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+/metrics", url)
     assert events == [first, FAILED, Alarm("store", "full"), LightProgress("alice", "bob", 8, 16, 1, 2.0)]
+    about = []
+    monkeypatch.setattr(
+        "lab.runs.roles.runtime.logger.info", lambda *_, **__: about.append(known().get("pair"))
+    )
+    for peer in ("bob", "nobody", ""):
+        runtime.emit(Alarm("low-water", "low", peer=peer))
+    assert about == ["alice-bob", None, None]
     logged = [event for record in caplog.records if (event := getattr(record, "event", None)) is not None]
     assert logged == events[:3], "mere progress fills no log"
 
