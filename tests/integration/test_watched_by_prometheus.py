@@ -1,11 +1,13 @@
 """A real Prometheus watches a ring that makes key for applications: every panel of the dashboard has numbers but those of learning
-(:mod:`tests.lab.test_monitoring` holds these against a round), and no rule fires for nothing."""
+(:mod:`tests.lab.test_monitoring` holds these against a round), no rule fires for nothing, and strangers and a killed process are alerts."""
 
 from __future__ import annotations
 
 import json
 import math
 import re
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -13,11 +15,15 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
+from command_line import run_qunetlab
 
 from lab.monitoring.alerts import rules_text
 from lab.monitoring.dashboard import dashboard
 from lab.runs.testbeds.folder import create_folder, template_path
-from lab.testbed import read_testbed, write_testbed
+from lab.runs.watched.targets import TARGETS_FILE, Targets
+from lab.testbed import load_testbed, read_testbed, write_testbed
+from orchestrator.events.common import Serving
+from orchestrator.hub.connect import connect_agent
 from orchestrator.metrics.learning import LEARNING
 from orchestrator.metrics.table import TABLE, WHERE
 from tests.helpers.key_client import Application
@@ -92,6 +98,33 @@ def test_every_panel_has_numbers_and_no_rule_fires_for_nothing(tmp_path: Path) -
         hold_where(watch)
     assert {alert for alert, _ in fired} <= QUIET
     hold_lines([*(home / "state" / "up").glob("*.log")])
+
+
+def test_a_stranger_at_the_hub_and_a_killed_process_are_alerts_within_seconds(tmp_path: Path) -> None:
+    path = create_folder(tmp_path / "ring", template_path("simulated-four-node"))
+    rules = tmp_path / "alerts.yml"
+    rules.write_text(re.sub(r"for: \d+s", "for: 3s", rules_text()), encoding="utf-8")
+    command = [sys.executable, "-P", "-m", "lab.cli.main", "orchestrator", str(path.parent), "--json"]
+    hub = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    with ExitStack() as stack:
+        stack.callback(hub.kill)
+        assert hub.stdout is not None
+        ready = json.loads(hub.stdout.readline())
+        targets = Targets(tmp_path / TARGETS_FILE)
+        targets.tell({"orchestrator": Serving(metrics=ready["metrics"])})
+        watch = stack.enter_context(Prometheus(tmp_path, str(tmp_path / "targets*.json"), rules))
+        assert until(lambda: len(watch.now("qunetlab_connections_refused_total")) == 2, 60)
+        said = run_qunetlab("keys", "revoke", "relay", "--testbed", str(path.parent))
+        assert said.returncode == 0, said.stderr
+        testbed = load_testbed(path)
+        found = {"control": ready["control"], "bulk": ready["bulk"]}
+        testbed = testbed.model_copy(update={"hub": testbed.hub.model_copy(update=found)})
+        stranger = connect_agent(testbed, "relay", path.parent / "secrets" / "relay")
+        stack.callback(stranger.close)
+        assert until(lambda: ("QunetlabStrangers", "orchestrator") in watch.alerts(), 60)
+        assert ("QunetlabProcessGone", "orchestrator") not in watch.alerts()
+        hub.kill()
+        assert until(lambda: ("QunetlabProcessGone", "orchestrator") in watch.alerts(), 60)
 
 
 def hold_where(watch: Prometheus) -> None:
