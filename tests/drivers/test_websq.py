@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from websq_pairs import websq_pairs
 
 from drivers.base import Identity
 from drivers.detectors.websq import WebSQ
@@ -28,7 +29,6 @@ from drivers.links.websq_json import (
     encode_reply,
     encode_request,
 )
-from sim_backends.detectors.websq import WebSQTwin
 
 modest = settings(max_examples=50, derandomize=True, deadline=None)
 leaves = (
@@ -116,30 +116,15 @@ whoever = pytest.mark.parametrize("bench", [False, True], indirect=True, ids=["f
 @pytest.fixture
 def bench(bias, request):
     """Builds (twin, connected driver) pairs on free ports and closes them."""
-    opened = []
     left = getattr(request, "param", False)
+    with websq_pairs() as pairs:
 
-    def build(*, connect=True, timeout_s=0.3, settle_s=1.0, driver_options=None, **twin_options):
-        options = {"measurement_period_ms": 10.0, "control_port": 0, "counts_port": 0, **twin_options}
-        twin = WebSQTwin(left_by_someone=left, on_bias=lambda ua, on: bias.append((ua, on)), **options)
-        address = twin.serve("127.0.0.1")
-        snspd = WebSQ(
-            f"snspd{len(opened)}",
-            address,
-            counts_port=twin.counts_port,
-            timeout_s=timeout_s,
-            settle_s=settle_s,
-            poll_interval_s=0.005,
-            **(driver_options or {}),
-        )
-        opened.extend((snspd, twin))
-        if connect:
-            snspd.connect()
-        return twin, snspd
+        def build(*, connect=True, timeout_s=0.3, settle_s=1.0, driver_options=None, **twin_options):
+            driver = {"timeout_s": timeout_s, "settle_s": settle_s, **(driver_options or {})}
+            twin = {"left_by_someone": left, "on_bias": lambda ua, on: bias.append((ua, on)), **twin_options}
+            return pairs(connect, driver, **twin)
 
-    yield build
-    for item in opened:
-        item.close()
+        yield build
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from contextlib import suppress
 
 import numpy as np
 import pytest
+from websq_pairs import websq_pairs
 
-from drivers.detectors.websq import WebSQ
 from drivers.links.errors import (
     InstrumentRefusedError,
     LimitError,
@@ -19,35 +19,18 @@ from drivers.links.errors import (
     MalformedReplyError,
     NotReadyError,
 )
-from sim_backends.detectors.websq import WebSQTwin
 
 
 @pytest.fixture
 def bench():
     """Builds (twin, driver) pairs on free ports and closes them."""
-    opened = []
+    with websq_pairs() as pairs:
 
-    def build(*, connect=True, max_bias_ua=25.0, timeout_s=0.5, settle_s=0.3, n_detectors=2, **twin_options):
-        options = {"measurement_period_ms": 10.0, "control_port": 0, "counts_port": 0, **twin_options}
-        twin = WebSQTwin(n_detectors, **options)
-        address = twin.serve("127.0.0.1")
-        snspd = WebSQ(
-            f"snspd{len(opened)}",
-            address,
-            counts_port=twin.counts_port,
-            max_bias_ua=max_bias_ua,
-            timeout_s=timeout_s,
-            settle_s=settle_s,
-            poll_interval_s=0.005,
-        )
-        opened.extend((snspd, twin))
-        if connect:
-            snspd.connect()
-        return twin, snspd
+        def build(*, connect=True, max_bias_ua=25.0, timeout_s=0.5, settle_s=0.3, **twin_options):
+            driver = {"max_bias_ua": max_bias_ua, "timeout_s": timeout_s, "settle_s": settle_s}
+            return pairs(connect, driver, **twin_options)
 
-    yield build
-    for item in opened:
-        item.close()
+        yield build
 
 
 # What was stored
