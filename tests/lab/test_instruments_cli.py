@@ -114,9 +114,15 @@ def elsewhere(alice: Path, folder: Path) -> Path:
 
 
 def test_instruments_that_another_process_has_are_not_touched(
-    qunetlab: Any, alice: Path, meter: PM100DTwin, tmp_path_factory: pytest.TempPathFactory
+    qunetlab: Any,
+    alice: Path,
+    meter: PM100DTwin,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Connecting would stop its measurement: it sets the averaging of the monitor, as the last call shows."""
+    monkeypatch.setattr("lab.claims.TAKEOVER_S", 0.1)  # nobody takes anything over
+    monkeypatch.setattr("lab.scanning.ANSWER_S", 0.3)  # what is asked at all is not looked at
     meter._device.averaging = 7
     before = meter.state()
     other = elsewhere(alice, tmp_path_factory.mktemp("elsewhere"))

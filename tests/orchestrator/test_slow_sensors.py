@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 from driven_ring import DrivenRing, ring_content
 
@@ -18,11 +19,13 @@ DARK_S = 1.0
 
 def test_sensors_that_average_for_long_are_watched_and_free_for_who_measures(tmp_path: Path) -> None:
     """A reading takes a second; somebody takes three of them while the interlock looks, and then it gets bright."""
-    data = ring_content(1 << 12)
-    data["simulation"]["sensor_speed"] = 10.0
-    ring = DrivenRing(data)
+    ring = DrivenRing(ring_content(1 << 12))
     try:
         own = ring.light()["alice"]
+        sensors: Any = ring.bench.twins["sensors_alice"]
+        sensors.sensors._averaging.speed = (
+            10.0  # not before: half a minute of zeros and readings shows nothing here
+        )
         interlock = Interlock(ring.stations["alice"], tmp_path)
         watch = sensor_watch(ring.testbed, "alice", ring.owned["alice"].sensors, lambda: own.is_in)
         with watching(interlock, [watch]):
