@@ -45,7 +45,10 @@ def test_a_wrong_answer_is_refused() -> None:
     with pytest.raises(ValueError, match="Expecting"):
         hold_against_schema(("init", "x"), "Created x")
     for name in ANSWERS:
-        validator_of(name).check_schema(validator_of(name).schema)
+        validator_of(name).is_valid(None)  # raises where the published file has none of this name
+    validator_of(name).check_schema(validator_of(name).schema)  # the same file for all, but for the name
+    with pytest.raises(Exception, match="no-such-command"):
+        validator_of("no-such-command").is_valid(None)
 
 
 def test_a_line_of_a_role_is_as_published() -> None:
