@@ -14,6 +14,7 @@ from orchestrator.delivery.key_desk import KeysUnavailableError
 from orchestrator.keystore.errors import StoreError
 from tests.helpers.key_delivery import balanced, same, waited_for
 from tests.helpers.key_relay import RelayWorld
+from tests.helpers.key_servers import authority_in, served
 
 OVER_BOB = {("alice", "bob"): 65536, ("bob", "carol"): 65536}
 CHAIN = {**OVER_BOB, ("carol", "dave"): 65536}
@@ -44,6 +45,32 @@ def test_a_master_that_takes_no_relayed_key_gets_none(tmp_path: Path) -> None:
         assert world.free() == before
         (key,) = world.order("alice", "bob", may_be_relayed=False).result(20)
         assert (key.path, world.fetch("bob", "alice", [key.key_id])[0].path) == ((), ())
+
+
+def test_both_applications_are_told_the_same_label(tmp_path: Path) -> None:
+    authority = authority_in(tmp_path / "authority")
+    alice, carol = authority.sae("app-alice"), authority.sae("app-carol")
+    label = {"trust": "relayed", "nodes": ["bob"]}
+    with RelayWorld(tmp_path, OVER_BOB) as world:
+        desks = world.nodes["alice"].desk, world.nodes["carol"].desk
+        with (
+            served(authority, desks[0], known=desks[0].serves) as first,
+            served(authority, desks[1], known=desks[1].serves) as last,
+        ):
+            path = "/api/v1/keys/app-carol"
+            waited_for(
+                lambda: first.ask(alice, "GET", f"{path}/status").json.get("status_extension") == label
+            )
+            assert first.ask(alice, "GET", f"{path}/status").json["stored_key_count"] > 0
+            direct = {"extension_mandatory": [{"qunetlab_route_type": "direct"}]}
+            refused = first.ask(alice, "POST", f"{path}/enc_keys", direct)
+            assert (refused.status, refused.message) == (503, "not enough key")
+            keys = first.ask(alice, "POST", f"{path}/enc_keys", {"number": 2}).json["keys"]
+            assert [key["key_extension"] for key in keys] == [label, label]
+            wanted = {"key_IDs": [{"key_ID": key["key_ID"]} for key in keys]}
+            assert last.ask(carol, "POST", "/api/v1/keys/app-alice/dec_keys", wanted).json["keys"] == keys
+            (key,) = first.ask(alice, "POST", "/api/v1/keys/app-bob/enc_keys", direct).json["keys"]
+            assert "key_extension" not in key
 
 
 def test_requests_for_relayed_keys_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
