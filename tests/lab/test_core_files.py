@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import subprocess
 import sys
@@ -34,20 +35,53 @@ def said(code: str) -> str:
 
 @pytest.mark.usefixtures("cores_wanted")
 def test_without_the_call_a_process_may_be_dumped() -> None:
-    assert said(f"print({MARK}, {LIMIT} == (0, 0))") == "1 False"
+    assert said(f"print({MARK}, {LIMIT} == (1, 1))") == "1 False"
 
 
 @pytest.mark.usefixtures("cores_wanted")
 def test_a_process_that_holds_key_is_neither_dumped_nor_piped() -> None:
     call = "from orchestrator.core_files import no_core_files; no_core_files()"
-    assert said(f"{call}\nprint({MARK}, {LIMIT})") == "0 (0, 0)"
+    assert said(f"{call}\nprint({MARK}, {LIMIT})") == "0 (1, 1)"
 
 
 @pytest.mark.usefixtures("cores_wanted")
 def test_every_command_is_such_a_process() -> None:
     """The real entry point with a command that looks at its own process."""
     code = f"from lab.cli import main\nmain.app = lambda *_: print({MARK}, {LIMIT})\nmain.main()"
-    assert said(code) == "0 (0, 0)"
+    assert said(code) == "0 (1, 1)"
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or os.geteuid() != 0, reason="becomes another user: needs root and /proc"
+)
+@pytest.mark.parametrize("shows", [True, False])
+def test_only_a_process_that_shows_them_lets_others_of_its_user_follow_its_descriptors(shows: bool) -> None:
+    """As a simulated serial line is reached that runs as nobody's root; two processes of one user, without privileges."""
+    code = """
+import os, signal, sys
+from orchestrator.core_files import no_core_files, show_descriptors
+ready, said = os.pipe()
+held = os.open("/dev/null", os.O_RDONLY)
+holder = os.fork()
+os.setgid(65534)
+os.setuid(65534)
+if holder == 0:
+    no_core_files()
+    if sys.argv[1] == "True":
+        show_descriptors()
+    os.write(said, b"x")
+    signal.pause()
+os.read(ready, 1)
+try:
+    os.open(f"/proc/{holder}/fd/{held}", os.O_RDONLY)
+    print("followed")
+except PermissionError:
+    print("refused")
+os.kill(holder, 9)
+"""
+    command = [sys.executable, "-c", code, str(shows)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == ("followed" if shows else "refused")
 
 
 @pytest.mark.usefixtures("cores_wanted")
@@ -64,6 +98,6 @@ def test_a_running_simulator_has_the_limit(tmp_path: Path) -> None:
         supervisor.ready(["simulate"], 60)
         limits = Path(f"/proc/{child.process.pid}/limits").read_text(encoding="ascii")
         (line,) = [line for line in limits.splitlines() if line.startswith("Max core file size")]
-        assert line.split()[4:6] == ["0", "0"]
+        assert line.split()[4:6] == ["1", "1"]
     finally:
         supervisor.stop_all([])

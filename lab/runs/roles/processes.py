@@ -21,6 +21,7 @@ from lab.runs.supervising.supervisor import watch_parent
 from lab.runs.testbeds.folder import find_testbed
 from lab.runs.watched.process import metrics_of, page_of
 from lab.testbed import AUTO, load_testbed
+from orchestrator.core_files import show_descriptors
 from orchestrator.events.common import Serving
 from orchestrator.events.inside import Loop
 from orchestrator.randomness import random_hex
@@ -48,6 +49,7 @@ def simulate_role(
 
     share_heaps()
     set_up_logging(SIMULATOR, for_people=not as_json)
+    show_descriptors()  # serial lines lead there (sim_backends.serial_server), and roles are other processes
     stop, service = AskedEvent(), ServiceManager()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

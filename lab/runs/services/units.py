@@ -116,6 +116,8 @@ def _unit(testbed: Testbed, role: str) -> Iterator[str]:
     first = ["network-online.target", *([CLAIMS] if has_instruments(testbed, role) else [])]
     yield f"Wants={' '.join(first)}"
     yield f"After={' '.join([*first, 'time-sync.target', *map(file_name, before(testbed, role))])}"
+    if testbed.simulation is not None and has_instruments(testbed, role):
+        yield f"JoinsNamespaceOf={file_name(SIMULATE)}"  # serial lines of the simulator lie in its /tmp
     yield f"PartOf={TARGET}"
     yield "StartLimitIntervalSec=600"
     yield "StartLimitBurst=30"
@@ -242,7 +244,7 @@ def _hardening(testbed: Testbed, role: str, places: Places) -> Iterator[str]:
     yield "SystemCallFilter=~@privileged"
     yield "SystemCallErrorNumber=EPERM"
     yield "UMask=0077"
-    yield "LimitCORE=0"
+    yield "LimitCORE=1"  # bytes: none for a handler either (orchestrator.core_files)
     yield "MemorySwapMax=0"
 
 

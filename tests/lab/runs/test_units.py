@@ -37,7 +37,7 @@ ALWAYS = [
     "ProtectSystem=strict",
     "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK",
     "SystemCallFilter=@system-service",
-    "LimitCORE=0",
+    "LimitCORE=1",
     "MemorySwapMax=0",
     "PrivateTmp=yes",
     "",
@@ -134,6 +134,13 @@ def test_a_role_sees_its_own_secrets_and_state_alone_and_only_users_change_their
         'BindPaths="/srv/ring/state/relay"',
     ]
     assert seen("simulate") == [hidden, 'BindPaths="/srv/ring/state/simulator"']
+
+
+def test_roles_reach_the_serial_lines_of_a_simulator_in_its_own_tmp() -> None:
+    for role in ("relay", "alice"):
+        assert value(unit(SIMULATED, role, PLACES), "JoinsNamespaceOf") == file_name("simulate")
+        assert "JoinsNamespaceOf" not in unit(REAL, role, PLACES)
+    assert "JoinsNamespaceOf" not in unit(SIMULATED, "orchestrator", PLACES)
 
 
 def test_a_unit_has_longer_to_end_than_a_guard_may_take() -> None:
