@@ -25,6 +25,8 @@ from lab.testbed import read_testbed
 if TYPE_CHECKING:
     from tests.lab.conftest import SimulatedLab
 
+pytestmark = pytest.mark.early
+
 QUIET = Watch("detector-rate", lambda: "", 10.0)
 DARK_S = 1.0
 LIMIT_S = 10.0

@@ -19,6 +19,8 @@ from orchestrator.light.tracking.polarization import Holding, OwnPolarization
 from orchestrator.light.tracking.polarization_kept import FILE, Kept, KeptSettings
 from orchestrator.wire.channel import ChannelError
 
+pytestmark = pytest.mark.early
+
 SLOTS, FRAMES = 1 << 19, 4
 
 

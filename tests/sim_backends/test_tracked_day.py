@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from drifting_day import BlockSeen, DriftingDay
 
+pytestmark = pytest.mark.early
+
 LIMIT = 0.01
 
 

@@ -23,6 +23,8 @@ from lab.dashboard.board import Board
 from lab.dashboard.series import Series
 from orchestrator.events.status import Learning, PeerStatus, Readings, RingStatus
 
+pytestmark = pytest.mark.early
+
 DRAWN = list(PAGES)
 HEAVIEST_BYTES = 300_000
 

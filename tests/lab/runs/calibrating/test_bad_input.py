@@ -23,7 +23,7 @@ from orchestrator.light.calibration.parties import UserParty
 from orchestrator.light.messages import LightAborted
 from sim_backends.bench import Bench
 
-pytestmark = pytest.mark.usefixtures("no_guards")
+pytestmark = [pytest.mark.early, pytest.mark.usefixtures("no_guards")]
 
 PAIR = ("alice", "bob")
 

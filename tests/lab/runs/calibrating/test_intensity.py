@@ -22,7 +22,7 @@ from orchestrator.light.calibration.intensity import dark_readings
 from orchestrator.light.launching import Launching
 from orchestrator.light.own_station import Direction
 
-pytestmark = pytest.mark.usefixtures("no_guards")
+pytestmark = [pytest.mark.early, pytest.mark.usefixtures("no_guards")]
 
 
 def calibrated(rig: Rig, ring: Uncalibrated) -> list[Outcome]:

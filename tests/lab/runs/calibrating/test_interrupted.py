@@ -25,6 +25,8 @@ from lab.runs.testbeds.folder import template_path
 from lab.testbed import load_testbed, read_testbed, write_testbed
 from sim_backends.bench import Bench
 
+pytestmark = pytest.mark.early
+
 PAIR = ("alice", "bob")
 PHOTON_W = 1e-18
 

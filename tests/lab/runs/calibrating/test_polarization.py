@@ -30,7 +30,7 @@ from orchestrator.wire.memory_channel import memory_channel_pair
 from sim_backends.bench import Bench
 from sim_backends.survey import surveyed
 
-pytestmark = pytest.mark.usefixtures("no_guards")
+pytestmark = [pytest.mark.early, pytest.mark.usefixtures("no_guards")]
 
 PAIR = ("alice", "bob")
 
