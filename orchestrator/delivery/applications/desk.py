@@ -115,15 +115,14 @@ class NodeKeyDesk:
             size = self._delivery.key_size_bits if size_bits is None else size_bits
             self._check_size(count, size)
             routes = self._routes if may_be_relayed else None
-            enough = master_end.free_bits() >= count * size + TAG_KEY_BITS
             give_back = self._quotas.take(caller, count * size)
             try:
-                if enough or routes is None:
+                if routes is None or master_end.free_bits() >= count * size + TAG_KEY_BITS:
                     future = master_end.order(caller, slave, count, size)
                 else:
                     order = partial(self._relayed, routes, master_end, caller, slave, count, size)
                     future = self._in_a_thread(order)
-            except KeyDeskError:
+            except (KeyDeskError, KeyStoreError):
                 give_back()
                 raise
             future.add_done_callback(
