@@ -98,7 +98,7 @@ def loaded(path: Path) -> Iterator[str]:
     for_types = {
         id(each)
         for node in ast.walk(tree)
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
         for statement in node.body
         for each in ast.walk(statement)
     }
@@ -129,7 +129,12 @@ def circles(graph: dict[str, set[str]]) -> list[list[str]]:
     return sorted(map(list, found))
 
 
-def imports(path: Path) -> Iterator[str]:
+@cache
+def imports(path: Path) -> tuple[str, ...]:
+    return tuple(_imports(path))
+
+
+def _imports(path: Path) -> Iterator[str]:
     for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
