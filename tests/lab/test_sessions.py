@@ -99,6 +99,7 @@ def test_a_stop_darkens_a_notebook_whose_cell_holds_the_laser(lab: SimulatedLab)
     assert "start it (it comes up dark), then acknowledge" in told.text
 
 
+@pytest.mark.usefixtures("no_guards")
 def test_too_much_light_trips_the_interlocks_of_a_lit_notebook(lab: SimulatedLab) -> None:
     machine = Machine(lab.folder, None)
     with bench.load(lab.folder).lit("alice", "bob") as station:
@@ -117,6 +118,7 @@ def test_too_much_light_trips_the_interlocks_of_a_lit_notebook(lab: SimulatedLab
     assert causes(machine, "carol") == []
 
 
+@pytest.mark.usefixtures("no_guards")
 def test_a_sensor_above_its_bound_trips_a_lit_notebook(
     lab: SimulatedLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,6 +157,7 @@ def path(lab: SimulatedLab) -> Path:
     return lab.folder / "testbed.toml"
 
 
+@pytest.mark.usefixtures("no_guards")
 def test_a_stop_ends_a_calibration_in_the_dark_and_the_next_one_waits_for_an_operator(
     lab: SimulatedLab, path: Path
 ) -> None:
