@@ -77,10 +77,15 @@ def signalled(number: signal.Signals, when: Callable[[], bool]) -> Iterator[thre
     thread = threading.Thread(target=press)
     thread.start()
     try:
-        yield sent
-    finally:
+        try:
+            yield sent
+        finally:
+            over.set()
+            thread.join()
+    except KeyboardInterrupt:  # to pytest it would be the end of all tests
         over.set()
         thread.join()
+        pytest.fail("the signal came when what it was to interrupt had ended")
 
 
 def is_lit(benches: list[Bench]) -> bool:
