@@ -227,7 +227,9 @@ class NodeKeyDesk:
         if other == caller:
             raise BadKeyRequestError("master and slave are the same application")
         if entry is None:
-            raise BadKeyRequestError("the other application is not known here")
+            raise BadKeyRequestError(
+                "the other application is not known here: the testbed file has no such [sae.NAME]"
+            )
         if entry.user == self._user:
             raise BadKeyRequestError(f"{other} is served by this node too; keys are shared between two nodes")
         return self._master_ends[entry.user]
