@@ -69,6 +69,11 @@ class Services:
         """Start roles; returns when they have said that they are ready, or one has failed."""
         self.systemctl("start", *map(file_name, roles))
 
+    def as_user(self, *words: str, check: bool = True) -> str:
+        """``qunetlab WORDS`` of the user who runs the roles."""
+        inside = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", "--"]
+        return self.machine.run(*inside, *QUNETLAB, *words, check=check).stdout
+
     def now(self) -> str:
         """A moment in the journal."""
         return f"@{time.time():.6f}"
@@ -128,6 +133,17 @@ class Services:
             time.sleep(0.2)
         return time.monotonic() - begun
 
+    def key_after(self, since: str, timeout_s: float = 90.0) -> float:
+        """Seconds until a block is stored."""
+
+        def stored() -> bool:
+            # A relay that lost a station in its light stays dark until somebody has looked.
+            self.as_user("acknowledge", BENCH, check=False)
+            told = self.events(NODE, since)
+            return any(each["type"] == "BlockReport" and each["stored"] for each in told)
+
+        return self.wait(stored, "block", timeout_s)
+
 
 @pytest.fixture(scope="module")
 def ring(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
@@ -162,6 +178,19 @@ def test_a_role_sees_no_secret_of_another_and_writes_nowhere_else(ring: Services
         assert (said["NoNewPrivs"].strip(), said["Seccomp"].strip()) == ("1", "2")
     assert ring.inside("orchestrator", f"touch {BENCH}/secrets/orchestrator/written").returncode != 0
     assert len(ring.machine.run("ls", f"{BENCH}/secrets").stdout.split()) > 5, "outside all are there"
+
+
+def test_the_whole_ring_makes_key_and_again_after_a_node_was_killed(ring: Services) -> None:
+    ring.systemctl("enable", "--now", TARGET)
+    assert set(ring.states().values()) == {"active"}
+    since = ring.now()
+    ring.as_user("queue", "add", "key", "-".join(PAIR), "--bits", "100M", "--testbed", BENCH)
+    print(f"key after {ring.key_after(since):.1f} s")
+    before = int(ring.of(NODE, "NRestarts"))
+    ring.systemctl("kill", "--signal=KILL", "--kill-whom=main", file_name(NODE))
+    back_s, since = ring.restarted(NODE, before), ring.now()
+    print(f"back after {back_s:.1f} s, key after {ring.key_after(since):.1f} s more")
+    ring.systemctl("stop", file_name("relay"), file_name(OTHER))
 
 
 @pytest.mark.parametrize("whom", ["main", "all"])
