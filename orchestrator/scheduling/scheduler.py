@@ -9,7 +9,8 @@ enough, and it pays a switch for every lease.  The rules here, first match wins:
 1. **Nobody starves.**  A pair that has waited ``max_wait_s`` for key it lacks is served; the longest wait
 first.
 2. **Deadlines.**  A pair that would be late if it were served last is served; the earliest deadline first.
-3. **Stay.**  The pair on the ring keeps it while it lacks key and its last lease was good.
+3. **Stay.**  The pair on the ring keeps it while it lacks key and its last lease was good, unless it still needs more
+than another pair and the switches there and back: then everybody together waits less if that one goes before.
 4. **Shortest first.**  Else the pair that needs the least ring time, so that as many pairs as possible are
 ready.
 
@@ -128,10 +129,12 @@ def next_pair(state: SchedulerState, now_s: float) -> Pair | None:
     if late:
         earliest = min(_deadline(p) for p in late)
         candidates = [p for p in late if _deadline(p) == earliest]
+    shortest = min(candidates, key=lambda p: (p.ring_s(rounds), -_waited(p, now_s)))
+    worth_it_s = max(shortest.ring_s(rounds), state.block_s) + 2 * policy.switch_s
     for p in candidates:
-        if p.pair == state.holder and not p.failures:
+        if p.pair == state.holder and not p.failures and p.ring_s(rounds) <= worth_it_s:
             return p.pair
-    return min(candidates, key=lambda p: (p.ring_s(rounds), -_waited(p, now_s))).pair
+    return shortest.pair
 
 
 def lacking(state: SchedulerState, now_s: float) -> dict[Pair, int]:

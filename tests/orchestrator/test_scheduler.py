@@ -64,10 +64,26 @@ def test_the_shortest_need_goes_first() -> None:
 
 
 def test_the_holder_keeps_the_ring_until_it_has_enough() -> None:
-    state = lease_finished(stocked({AB: 0, CD: 900}), AB, 10.0, 10.0, 100)
+    state = lease_finished(stocked({AB: 0, CD: 140}), AB, 10.0, 10.0, 100)
     assert next_pair(state, 10.0) == AB
     state = lease_finished(state, AB, 20.0, 10.0, 900)
     assert next_pair(state, 20.0) == CD
+
+
+def test_a_long_need_steps_aside_for_one_that_is_shorter_by_more_than_the_switches() -> None:
+    """Applications fill their stock while a round waits for a little key of another pair."""
+    state = lease_finished(set_demand(stocked({AB: 0}), AB, 100_000, 0.0), AB, 10.0, 10.0, 100)
+    state = set_stock(state, CD, 900, 10.0)
+    assert next_pair(state, 10.0) == CD
+    assert (
+        next_pair(set_demand(state, AB, 240, 10.0), 10.0) == AB
+    )  # 14 s against 10 s and two switches of 2 s
+    assert next_pair(set_demand(state, AB, 241, 10.0), 10.0) == CD
+    assert (
+        next_pair(msgspec.structs.replace(state, block_s=1e6), 10.0) == AB
+    )  # no lease is shorter than a block
+    state = lease_finished(state, CD, 22.0, 10.0, 100)
+    assert next_pair(state, 22.0) == AB
 
 
 def test_a_failed_lease_loses_the_ring_and_backs_off_twice_as_long_each_time() -> None:
@@ -111,7 +127,7 @@ def test_an_endangered_deadline_comes_first() -> None:
 
 
 def test_the_longest_wait_wins_once_it_is_too_long() -> None:
-    state = lease_finished(stocked({AB: 0, CD: 100, AC: 50}), AB, 100.0, 10.0, 10)
+    state = lease_finished(stocked({AB: 130, CD: 110, AC: 90}), AB, 100.0, 10.0, 10)
     assert next_pair(state, 299.0) == AB
     assert next_pair(state, 300.0) in {CD, AC}
     served = lease_finished(state, CD, 310.0, 10.0, 10)
@@ -120,7 +136,7 @@ def test_the_longest_wait_wins_once_it_is_too_long() -> None:
 
 def test_waiting_counts_from_the_moment_of_need() -> None:
     """A pair that had enough for an hour is not overdue when its key is consumed."""
-    state = lease_finished(stocked({AB: 0}), AB, 3600.0, 10.0, 10)
+    state = lease_finished(stocked({AB: 0}), AB, 3600.0, 10.0, 40)
     state = set_stock(state, CD, 0, 3600.0)
     assert next_pair(state, 3601.0) == AB
     assert state.of(CD).waiting_since_s == 3600.0
