@@ -57,9 +57,7 @@ class JsonFormatter(logging.Formatter):
             **known_of(event),
         }
         if event is not None:
-            entry["event"] = msgspec.json.decode(
-                msgspec.json.encode(event)
-            )  # which has no NaN, as JSON has none
+            entry["event"] = json.loads(msgspec.json.encode(event))  # which has no NaN, as JSON has none
         if record.exc_info and record.exc_info[1] is not None:
             entry["trace"] = trace_of(*record.exc_info)
         return json.dumps(entry)

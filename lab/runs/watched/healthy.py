@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
+from lab.runs.shown import echo
 from lab.runs.testbeds.folder import up_folder, up_process
 from lab.runs.watched.page import HEALTH
 from lab.runs.watched.targets import TARGETS_FILE
@@ -49,5 +50,5 @@ def silent(home: Path) -> Iterator[str]:
 
 if __name__ == "__main__":
     wrong = list(silent(Path(sys.argv[1])))
-    print("\n".join(wrong) or "alive")
+    echo("\n".join(wrong) or "alive")
     sys.exit(bool(wrong))

@@ -62,7 +62,7 @@ def test_slow_readers_take_no_more_than_their_places(page: MetricsPage) -> None:
         with socket.create_connection(place_of(page), timeout=10) as late:
             assert late.recv(1) == b"", "the ninth is turned away at once"
         slow.pop().close()
-        assert any(get(page, "/healthz")[0] == 200 for _ in range(200) if not refused(page))
+        assert not all(refused(page) for _ in range(200))
     finally:
         for each in slow:
             each.close()
