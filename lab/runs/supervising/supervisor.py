@@ -55,6 +55,8 @@ class Child:
         self.log = log
         self.failed: Failed | None = None
         """What it said of the error that it ends with."""
+        self.ended = False
+        """Whether its output is at its end; another child may bear its name while that is still to be heard."""
 
     def failure(self, lines: int = 12) -> Failed:
         """Why it ended: its own word, the last lines of its log, or that there is no room for a log."""
@@ -128,6 +130,7 @@ class Supervisor:
             event = event_of(line)
             child.failed = event if isinstance(event, Failed) else child.failed
             self.events.put((child.name, event))
+        child.ended = True
         self.events.put((child.name, Ended()))
 
     def wait_for(
@@ -151,7 +154,8 @@ class Supervisor:
             except queue.Empty:
                 continue
             on_event(name, event)
-            if isinstance(event, Ended) and name in self.children and self.children[name].process.wait() != 0:
+            child = self.children.get(name)
+            if isinstance(event, Ended) and child and child.ended and child.process.wait() != 0:
                 self.raise_ended(name, doing)
             if wanted(name, event):
                 return event

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 
 from lab.runs.supervising.supervisor import ChildError, Supervisor
 from orchestrator.durable import is_full
-from orchestrator.events.common import Unknown
+from orchestrator.events.common import Serving, Unknown
 from orchestrator.events.process import Ended, Failed, NodeServing, Printed, ProcessEvent, line_of
 from orchestrator.events.status import BlockReport
 
@@ -53,6 +55,29 @@ def test_a_first_line_of_a_newer_version_is_a_clear_error_and_not_a_timeout(prin
     more = line_of(READY)[:-1] + ',"etsi020":"https://127.0.0.1:6"}'
     with pytest.raises(ChildError, match=r"unknown event NodeServing from alice .*etsi020"):
         printing(more).ready(["alice"], 30)
+
+
+def test_the_end_of_a_child_that_was_replaced_holds_nobody_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripts = ["print(1)", f"print({line_of(READY)!r}, flush=True); input()"]
+    start, (no_more, more) = subprocess.Popen, os.pipe()
+
+    def begin(command: list[str], **given: Any) -> subprocess.Popen[str]:
+        return start([sys.executable, "-c", scripts.pop(0)], **given | {"stdin": no_more})
+
+    monkeypatch.setattr(subprocess, "Popen", begin)
+    supervisor = Supervisor(tmp_path)
+    supervisor.start("alice")
+    supervisor.join_readers()
+    supervisor.restart("alice")
+    heard: list[dict[str, Serving]] = []
+    waiting = threading.Thread(target=lambda: heard.append(supervisor.ready(["alice"], 30)), daemon=True)
+    waiting.start()
+    waiting.join(10)
+    os.close(more)  # the second child ends
+    assert heard == [{"alice": READY}], "who waits for it has not heard it before its end"
+    os.close(no_more)
 
 
 def test_first_lines_are_told_by_name(printing: Any) -> None:
