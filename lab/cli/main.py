@@ -49,6 +49,7 @@ from lab.cli.scan_app import scan_command
 from lab.cli.surroundings import do_without_home, stand_somewhere
 from lab.cli.systemd import systemd
 from lab.cli.up import down, up
+from lab.runs.addresses import ALONE
 from lab.runs.shown import echo
 from lab.runs.testbeds.folder import DEFAULT_TESTBED
 from orchestrator.protocols.catalogue import DEFAULT, PROTOCOLS
@@ -364,7 +365,7 @@ def metrics(
     secrets: SecretsPath = None,
     listen: Annotated[
         str, typer.Option(help="HOST:PORT; everybody who reaches it may read, so this machine by default.")
-    ] = "127.0.0.1:9464",
+    ] = ALONE,
 ) -> None:
     """Serve /metrics of the whole testbed for Prometheus, as far as the hub tells it, until Ctrl-C; each role has its own."""
     from lab.cli.metrics import serve_metrics

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
-from lab.runs.addresses import LISTEN_OPTION, host_and_port
+from lab.runs.addresses import ALONE, LISTEN_OPTION, host_and_port
 from lab.runs.following.metrics import WholeTestbed
 from lab.runs.following.observer import Observer
 from lab.runs.shown import echo
@@ -17,7 +17,7 @@ POLL_S = 0.2
 
 def serve_metrics(testbed: Path, secrets: Path | None, listen: str) -> int:
     """Until Ctrl-C; raises ObserverError where no hub answers, ValueError or OSError for a wrong address."""
-    host, port = host_and_port(listen, LISTEN_OPTION, "127.0.0.1:9464")
+    host, port = host_and_port(listen, LISTEN_OPTION, ALONE)
     path = find_testbed(testbed) if secrets else own_testbed(testbed)
     keys = secrets or path.parent / SECRETS
     with (

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 LOOPBACK = "127.0.0.1:0"
 """Any free port, for this machine alone."""
+ALONE = "127.0.0.1:9464"
+"""Where a process of which a machine has one is read: `qunetlab metrics`, and the role of a container (Containerfile)."""
 OFF = "off"
 METRICS_OPTION, LISTEN_OPTION = "--metrics", "--listen"
 

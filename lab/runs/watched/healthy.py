@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
+from lab.runs.addresses import ALONE
 from lab.runs.shown import echo
 from lab.runs.testbeds.folder import up_folder, up_process
 from lab.runs.watched.page import HEALTH
 from lab.runs.watched.targets import TARGETS_FILE
 
-ALONE = "127.0.0.1:9464"
 PATIENCE_S = 3.0
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lab.runs.addresses import METRICS_OPTION, OFF, host_and_port
+from lab.runs.addresses import ALONE, METRICS_OPTION, OFF, host_and_port
 from lab.runs.watched.to_come import to_come
 from orchestrator.events.inside import Disk, Loop
 from orchestrator.metrics.book import Metrics
@@ -64,5 +64,5 @@ def page_of(metrics: Metrics, listen: str, loop: Callable[[], Loop] | None = Non
 
     if loop is not None:
         metrics.ask(lambda: () if metrics.serving is None else (loop(),))
-    host, port = host_and_port(listen, METRICS_OPTION, "127.0.0.1:9464, nor `off`")
+    host, port = host_and_port(listen, METRICS_OPTION, f"{ALONE}, nor `{OFF}`")
     return MetricsPage(Exposition(metrics).page, lambda: unready(metrics), host, port, dead=dead)
